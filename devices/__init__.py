@@ -1,0 +1,1 @@
+"""Devices: profiles and the benchmark harness."""

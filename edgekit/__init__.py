@@ -1,0 +1,1 @@
+"""edgekit: from a trained checkpoint to a measured edge device."""

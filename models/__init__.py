@@ -1,0 +1,1 @@
+"""What a checkpoint is: its specification, tensors, tokenizer, calibration text and forward pass."""

@@ -1,0 +1,1 @@
+"""Quantisation: formats, statistics, sensitivity, the plan and rounding."""

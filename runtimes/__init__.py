@@ -1,0 +1,1 @@
+"""Sessions that run exported files, behind one Protocol."""
