@@ -1,0 +1,61 @@
+# One virtual environment, .venv, with versions pinned by constraints.txt; every target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NATIVE := $(shell find native -type f)
+
+.PHONY: demo test bench format lint types clean
+
+demo: $(VENV)/.demo
+	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
+	$(BIN)/edgekit run build/demo/sample.gguf --runtime torch -p "Once upon a time" -n 64
+	@echo "report: $(CURDIR)/build/demo/sample.report.html"
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open build/demo/sample.report.html; \
+	elif [ "$$(uname)" = Darwin ]; then open build/demo/sample.report.html; fi
+
+test: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p edgekit
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test
+	mkdir -p build/bench
+	$(BIN)/edgekit quantize tests/assets/sample --bpw 4.5 -o build/bench/sample.gguf
+	$(BIN)/edgekit bench build/bench/sample.gguf --runtime llama.cpp --reps 5
+	$(BIN)/edgekit bench build/bench/sample.gguf --runtime torch --reps 5
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy -p edgekit
+
+clean:
+	rm -rf build $(VENV)
+
+$(VENV)/.pip: constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	touch $@
+
+# torch first and alone: a release of its pinned version satisfies whatever the other packages ask for.
+$(VENV)/.demo: $(VENV)/.pip pyproject.toml $(NATIVE)
+	$(PIP) torch
+	$(PIP) --editable '.[quantize]'
+	mkdir -p build/demo
+	touch $@
+
+# llama-cpp-python is compiled from source: about ten minutes on two cores, once.
+$(VENV)/.test: $(VENV)/.demo
+	@echo "installing llama-cpp-python and the development tools (compiles llama.cpp, about ten minutes the first time)"
+	$(PIP) --group dev
+	$(PIP) --editable '.[quantize,llama-cpp]'
+	touch $@
