@@ -81,7 +81,9 @@ def load(path: Path, *, context: int | None, threads: int | None) -> LlamaCppSes
         except BaseException:
             llama_cpp.llama_model_free(model)
             raise
-    return LlamaCppSession(model, handle, positions, [text.strip() for level, text in lines if level in (_WARN, _ERROR)])
+    return LlamaCppSession(
+        model, handle, positions, [text.strip() for level, text in lines if level in (_WARN, _ERROR)]
+    )
 
 
 def _context_params(positions: int, threads: int) -> Any:
@@ -127,6 +129,11 @@ class LlamaCppSession:
         wanted = llama_cpp.llama_vocab_get_add_bos(self._vocabulary)
         token = llama_cpp.llama_vocab_bos(self._vocabulary)
         return token if wanted and token >= 0 else None
+
+    @cached_property
+    def eos(self) -> int | None:
+        token: int = llama_cpp.llama_vocab_eos(self._vocabulary)
+        return token if token >= 0 else None
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:

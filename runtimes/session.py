@@ -44,6 +44,10 @@ class Session(Protocol):
         """The token that starts a sequence; None where the model has none or does not want it added."""
 
     @property
+    def eos(self) -> int | None:
+        """The token that ends a sequence, for chat templates."""
+
+    @property
     def end_tokens(self) -> frozenset[int]:
         """EOS, EOT and their like: generation stops at any of them."""
 
@@ -115,7 +119,9 @@ def check_tokens(tokens: Sequence[int], session: Session) -> None:
     if len(tokens) == 0:
         raise InputError("there is no token to run: give a prompt that is not empty")
     if min(tokens) < 0 or max(tokens) >= session.vocab:
-        raise InputError(f"a token id is outside the vocabulary of {session.vocab}: tokenise with the model's own tokenizer")
+        raise InputError(
+            f"a token id is outside the vocabulary of {session.vocab}: tokenise with the model's own tokenizer"
+        )
     if session.position + len(tokens) > session.context:
         raise InputError(
             f"{len(tokens)} tokens after {session.position} do not fit in a context of {session.context}: "
