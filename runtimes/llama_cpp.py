@@ -173,10 +173,10 @@ class LlamaCppSession:
         self._position = 0
 
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        return self._run(tokens, len(tokens) - 1)[0]
+        return self._run(tokens, len(tokens) - 1).reshape(-1)
 
     def decode(self, token: int) -> NDArray[np.float32]:
-        return self._run((token,), 0)[0]
+        return self._run((token,), 0).reshape(-1)
 
     def score(self, tokens: Sequence[int], first: int) -> NDArray[np.float32]:
         self.reset()

@@ -74,7 +74,7 @@ class Session(Protocol):
         """Append one token; its logits (vocab,). InputError where the context is full."""
 
     def score(self, tokens: Sequence[int], first: int) -> NDArray[np.float32]:
-        """Reset, run the window, return the logits (len(tokens) - first, vocab) of positions `first`..; for evaluation."""
+        """Reset, run the window; the logits (len(tokens) - first, vocab) of position `first` and those after it."""
 
     def stats(self) -> SessionStats: ...
 
@@ -90,7 +90,7 @@ class Runtime(Protocol):
 
 
 def choose_context(asked: int | None, trained: int, path: Path) -> int:
-    """The context to allocate: what was asked for, else the trained one up to 4096. InputError beyond the trained one."""
+    """The context to allocate: what was asked for, else the trained one up to 4096; InputError where it is longer."""
     if asked is None:
         return min(trained, DEFAULT_CONTEXT)
     if not 1 <= asked <= trained:
