@@ -2,17 +2,120 @@
 
 from __future__ import annotations
 
+import math
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.devices import host
+from edgekit.models.errors import InputError
+from edgekit.runtimes.session import available_cores
+
+_PROFILES = Path(__file__).parent / "profiles"
+_REQUIRED = ("title", "isa", "cores", "ram_bytes", "bandwidth_bytes_per_s", "sources")
+_KEYS = frozenset((*_REQUIRED, "llama_cpp_bytes_per_s", "host"))
 
 
 @dataclass(frozen=True)
 class Device:
-    """What is known of a device. Every figure's origin is in the profile's comments and `sources`."""
+    """What is known of a device. `sources` says, for each figure, where it comes from or that it is an estimate."""
 
     name: str
     title: str
-    isa: tuple[str, ...]  # "armv8.0", "dotprod", "i8mm", "x86-64-v3", ...
+    isa: tuple[str, ...]  # "armv8.0", "dotprod", "i8mm", ...
     cores: int  # the big ones
     ram_bytes: int
-    bandwidth_bytes_per_s: float  # usable by decode
-    sources: dict[str, str]
+    bandwidth_bytes_per_s: float  # that decoding can use
+    sources: Mapping[str, str]
+    llama_cpp_bytes_per_s: float | None = None  # that llama.cpp's decoding was seen to reach; less where it computes
+
+
+def device_names() -> tuple[str, ...]:
+    """The profiles that come with edgekit, in alphabetical order."""
+    return tuple(sorted(path.stem for path in _PROFILES.glob("*.toml")))
+
+
+def load_device(name_or_path: str | Path) -> Device:
+    """A profile by name, or from a TOML file of one's own.
+
+    `host` reads this machine's memory and cores and measures its bandwidth. Raises InputError for an unknown name, and
+    for a file that is not TOML, misses a key, has an unknown one, or a value of the wrong type or out of range.
+    """
+    name = str(name_or_path)
+    path = _PROFILES / f"{name}.toml" if name in device_names() else Path(name_or_path)
+    if path.suffix != ".toml" or not path.is_file():
+        raise InputError(
+            f"there is no device {name!r}: choose one of {', '.join(device_names())} or give a profile's .toml file"
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a TOML file ({error}): mend it") from error
+    return _host(path.stem, table, path) if table.get("host") is True else _device(path.stem, table, path)
+
+
+def _device(name: str, table: Mapping[str, Any], path: Path) -> Device:
+    _check_keys(table, _REQUIRED, path)
+    isa, sources = table["isa"], table["sources"]
+    if not (isinstance(isa, list) and isa and all(isinstance(item, str) for item in isa)):
+        raise InputError(f'{path}: isa must be a list of names such as ["armv8.0"]')
+    if not (isinstance(sources, dict) and all(isinstance(text, str) for text in sources.values())):
+        raise InputError(f"{path}: sources must be a table of texts, one for each figure")
+    unsourced = {"cores", "ram_bytes", "bandwidth_bytes_per_s"} - sources.keys()
+    if unsourced:
+        raise InputError(f"{path}: [sources] says nothing of {', '.join(sorted(unsourced))}: add where it comes from")
+    reached = "llama_cpp_bytes_per_s"
+    return Device(
+        name=name,
+        title=_text(table, "title", path),
+        isa=tuple(isa),
+        cores=int(_number(table, "cores", 1, 1024, path, whole=True)),
+        ram_bytes=int(_number(table, "ram_bytes", 16e6, 1e14, path, whole=True)),
+        bandwidth_bytes_per_s=_number(table, "bandwidth_bytes_per_s", 1e7, 1e14, path),
+        sources=dict(sources),
+        llama_cpp_bytes_per_s=_number(table, reached, 1e6, 1e14, path) if reached in table else None,
+    )
+
+
+def _host(name: str, table: Mapping[str, Any], path: Path) -> Device:
+    _check_keys(table, ("title",), path)
+    return Device(
+        name=name,
+        title=_text(table, "title", path),
+        isa=host.isa(),
+        cores=available_cores(),
+        ram_bytes=host.ram_bytes(),
+        bandwidth_bytes_per_s=host.measure_bandwidth(),
+        sources={
+            "isa": "read from this machine",
+            "cores": "read from this machine: those that this process may run on",
+            "ram_bytes": "read from this machine",
+            "bandwidth_bytes_per_s": "measured just now: all cores reading 256 MB, the best of four passes",
+        },
+    )
+
+
+def _check_keys(table: Mapping[str, Any], required: tuple[str, ...], path: Path) -> None:
+    for key in required:
+        if key not in table:
+            raise InputError(f"{path} has no {key}: add it")
+    unknown = table.keys() - _KEYS
+    if unknown:
+        raise InputError(f"{path} has unknown keys: {', '.join(sorted(unknown))}: known are {', '.join(sorted(_KEYS))}")
+
+
+def _text(table: Mapping[str, Any], key: str, path: Path) -> str:
+    value = table[key]
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{path}: {key} must be a text")
+    return value
+
+
+def _number(table: Mapping[str, Any], key: str, low: float, high: float, path: Path, *, whole: bool = False) -> float:
+    value = table[key]
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or not low <= value <= high:
+        raise InputError(f"{path}: {key} must be a{' whole' if whole else ''} number from {low:g} to {high:g}")
+    return float(value)

@@ -1,0 +1,26 @@
+"""How large llama.cpp's attention cache is."""
+
+from __future__ import annotations
+
+from edgekit.models.spec import ModelSpec
+
+MICRO_BATCH = 512  # positions that llama.cpp computes at once, by default
+_CELLS = 256  # it allocates positions in multiples of this
+_ELEMENT_BYTES = 2  # float16, its default
+
+
+def cache_bytes(spec: ModelSpec, context: int, *, micro_batch: int = MICRO_BATCH) -> int:
+    """The bytes that llama.cpp allocates for keys and values, float16, at a context of that many positions.
+
+    A sliding-window layer keeps its window and one micro-batch, not the whole context (llama.cpp, llama-kv-cache-iswa.cpp).
+    """
+    full = _padded(context)
+    windowed = full if spec.window is None else _padded(min(full, spec.window + min(micro_batch, context)))
+    sliding = spec.sliding or (False,) * spec.layers
+    cells = (windowed if is_sliding else full for is_sliding in sliding)
+    per_cell = 2 * spec.head_dim * _ELEMENT_BYTES
+    return sum(count * kv_heads * per_cell for count, kv_heads in zip(cells, spec.kv_heads, strict=True))
+
+
+def _padded(positions: int) -> int:
+    return -(-positions // _CELLS) * _CELLS
