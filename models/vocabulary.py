@@ -1,0 +1,73 @@
+"""What a tokenizer is: the tables that the `tokenizers` library and a GGUF header both need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgekit.models.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class TokenType(IntEnum):
+    """`tokenizer.ggml.token_type`'s values."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer, as a runnable object and as the tables of a GGUF header. Token ids index `tokens` and `types`.
+
+    kind "bpe" is byte-level BPE (GGUF's "gpt2": `merges` and `pre`), "spm" is BPE over characters with byte fallback as
+    SentencePiece makes it (GGUF's "llama": `scores`, and `add_space_prefix`). `end_ids` are all tokens that end a
+    generation, `eos` and `eot` among them. `tokenizer.encode(text, add_special_tokens=False)` gives ids without BOS.
+    """
+
+    tokenizer: Tokenizer
+    kind: Literal["bpe", "spm"]
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+    scores: tuple[float, ...]  # spm only, else ()
+    merges: tuple[str, ...]  # bpe only, else (): "left right"
+    pre: str  # llama.cpp's name of the pre-tokenizer; "default" for spm
+    bos: int | None
+    eos: int | None
+    eot: int | None
+    unk: int | None
+    pad: int | None
+    end_ids: frozenset[int]
+    add_bos: bool
+    add_eos: bool
+    add_space_prefix: bool
+    chat_template: str | None
+
+    def padded(self, rows: int, source: Path) -> TokenizerFiles:
+        """With unused tokens up to the embedding's rows, as stock converters do; InputError where there are fewer rows."""
+        missing = rows - len(self.tokens)
+        if missing < 0:
+            raise InputError(
+                f"{source} has {len(self.tokens)} tokens but the embedding only {rows} rows: "
+                "use the tokenizer that the model was trained with"
+            )
+        if not missing:
+            return self
+        names = tuple(f"[PAD{index}]" for index in range(len(self.tokens), rows))
+        return replace(
+            self,
+            tokens=self.tokens + names,
+            types=self.types + (int(TokenType.UNUSED),) * missing,
+            scores=self.scores + (UNUSED_SCORE,) * missing if self.scores else (),
+        )
+
+
+UNUSED_SCORE = -1e6  # below the score of any merge
