@@ -1,4 +1,4 @@
-"""The reference forward pass: transformers' own class in float32, its parts, and KL against it with weights replaced."""
+"""The reference forward pass: transformers' own class in float32, its parts, and KL with weights replaced."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def load_model(checkpoint: Checkpoint) -> Any:
             raise InputError(
                 f"{checkpoint.path}: {spec.name} is {values.shape}, config.json says {tuple(parameter.shape)}"
             )
-        # a copy into torch's own memory: its alignment, on which the last bits of a matmul can depend, is always the same
+        # copied into torch's own memory, whose alignment never varies: the last bits of a matmul can depend on it
         owned = torch.empty(values.shape, dtype=torch.float32)
         owned.copy_(torch.from_numpy(np.require(values, requirements=["W"])))
         _assign(model, name, owned)
@@ -119,9 +119,9 @@ def reference_logits(model: Any, window: NDArray[np.integer], first: int) -> NDA
 
 @contextmanager
 def replaced(model: Any, tensors: Mapping[str, NDArray[np.float32]]) -> Iterator[None]:
-    """The model with the named stored tensors (Hugging Face names) replaced until the block ends; arrays are not copied.
+    """The model with the named stored tensors (Hugging Face names) replaced until the block ends.
 
-    A tied head follows its embedding. Raises KeyError for a name that the model does not have.
+    Arrays are not copied. A tied head follows its embedding. Raises KeyError for a name that the model does not have.
     """
     import torch
 

@@ -1,11 +1,41 @@
-"""What calibration learns of each matrix: a Kronecker-factored Fisher of the model's own predictions."""
+"""What calibration learns of each matrix: a Kronecker-factored Fisher of the model's own predictions.
+
+The KL of the softmax that a small change of the weights causes is, to second order, half the change's square under the
+Fisher information F = E[grad grad^T], where grad is the gradient of log p(labels) and the labels are drawn from the
+model itself. Take one matrix W (N, K) and a window of T tokens, whose log-likelihood is the sum over its positions; at
+token t the layer computes W x_t, and g_t is the gradient of that sum there. Then grad_W = sum_t g_t x_t^T and
+
+    KL per token = 1/2 1/T E[(sum_t g_t^T dW x_t)^2]
+                 ~ 1/2 1/T sum_t E[(g_t^T dW x_t)^2]                      cross terms of different tokens dropped
+                 ~ 1/2 sum_n rows[n] dw_n^T columns dw_n                  Kronecker product, H_O's diagonal kept
+    rows    = 1/T sum_t g_t^2                                             (N,)
+    columns = sum_t |g_t|^2 x_t x_t^T / sum_t |g_t|^2                     (K, K)
+
+There is no further constant: rows carry the scale. The head needs no labels: at one position E[g_n^2] = p_n (1 - p_n)
+and E|g|^2 = 1 - sum p^2. A looked-up row n of the embedding enters as dw_n at the positions that hold token n, so that
+its term has rows[n] = the token's frequency and columns = E[g g^T] at the table's output; tokens that calibration does
+not hold get a share from the model's own mean softmax.
+
+Sources: Martens and Grosse, arXiv 1503.05671 (K-FAC); Tseng et al., arXiv 2505.22988 (the same KL for rounding).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.forward import ROW_BLOCK, Parts, head_logits, parameter_name, parts
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH = 4  # windows run at once
+FREQUENCY_FROM_TEXT = 0.5  # the rest of a looked-up row's frequency comes from the model's mean softmax
 
 
 @dataclass(frozen=True)
@@ -14,7 +44,8 @@ class KroneckerTerm:
 
     rows (N,) float32; columns (K, K) float32. For a linear layer rows is the diagonal of H_O = E[g g^T] and columns is
     H_I / E|g|^2 with H_I = E[|g|^2 x x^T]: g is the gradient, at the linear's output, of the log-likelihood of a label
-    drawn from the model's own softmax (K-FAC, Martens and Grosse, arXiv 1503.05671, with the gradient-weighted input moment).
+    drawn from the model's own softmax (K-FAC, Martens and Grosse, arXiv 1503.05671, with the gradient-weighted input
+    moment).
     """
 
     rows: NDArray[np.float32]
@@ -28,7 +59,7 @@ class MatrixStatistics:
     name: str  # the tensor's Hugging Face name
     terms: tuple[KroneckerTerm, ...]
 
-    def importance(self) -> "Importance":
+    def importance(self) -> Importance:
         """What rounding needs once the moments are dropped."""
         return Importance(
             rows=tuple(term.rows for term in self.terms),
@@ -48,4 +79,219 @@ class Importance:
         if len(self.columns) == 1:
             return self.columns[0]
         parts = [np.outer(rows[start:stop], columns) for rows, columns in zip(self.rows, self.columns, strict=True)]
-        return np.sum(parts, axis=0, dtype=np.float32)
+        return np.asarray(np.sum(parts, axis=0, dtype=np.float32))
+
+
+def collect(
+    model: Any, checkpoint: Checkpoint, windows: NDArray[np.integer], *, seed: int = 0
+) -> Iterator[MatrixStatistics]:
+    """The statistics of every matrix, one at a time: an untied head, the layers from last to first, the embedding.
+
+    `model` is `models.forward.load_model`'s, `windows` (W, T) token ids. The forward pass keeps each layer's input
+    (W x T x hidden float32 per layer); then each layer is run again with gradients, so that only one layer's moments
+    and activations are in memory. The same seed on the same machine gives the same bits.
+    """
+    import torch
+    from tqdm import tqdm
+
+    part = parts(model)
+    names = {parameter_name(spec.name): spec.name for spec in checkpoint.tensors}
+    modules = {id(module): f"{path}.weight" for path, module in model.named_modules()}
+    ids = torch.as_tensor(np.asarray(windows, dtype=np.int64))
+    batches = [slice(start, start + BATCH) for start in range(0, len(ids), BATCH)]
+    with tqdm(total=len(part.layers) + 2, desc="statistics", unit="layer", disable=None) as progress:
+        recording = _record(model, part, ids, batches)
+        progress.update()
+        head = _head(part, recording.hidden, torch.Generator().manual_seed(seed))
+        progress.update()
+        tied = part.head.weight is part.embedding.weight
+        if not tied:
+            yield MatrixStatistics(names[modules[id(part.head)]], (head.term,))
+        gradient = _through_norm(part.norm, recording.hidden, head.gradient, batches)
+        for index in range(len(part.layers) - 1, -1, -1):
+            for linear, term in _layer(part.layers[index], recording, index, gradient, batches):
+                yield MatrixStatistics(names[modules[id(linear)]], (term,))
+            progress.update()
+        lookup = _lookup(part, ids, gradient, head.mean_softmax)
+        terms = (head.term, lookup) if tied else (lookup,)
+        yield MatrixStatistics(names[modules[id(part.embedding)]], terms)
+
+
+@dataclass
+class _Recording:
+    """What the forward pass leaves: each layer's inputs, its other arguments by batch, and the final norm's input."""
+
+    inputs: list[torch.Tensor]  # per layer (W, T, D); emptied as the backward walk uses them up
+    arguments: list[list[dict[str, Any]]]  # [layer][batch]
+    hidden: torch.Tensor  # (W, T, D)
+
+
+def _record(model: Any, part: Parts, ids: torch.Tensor, batches: list[slice]) -> _Recording:
+    import torch
+
+    width = part.embedding.weight.shape[1]
+    inputs = [torch.empty(*ids.shape, width) for _ in part.layers]
+    hidden = torch.empty(*ids.shape, width)
+    arguments: list[list[dict[str, Any]]] = [[] for _ in part.layers]
+    current = batches[0]
+
+    def keep(index: int) -> Any:
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs[index][current] = args[0]
+            arguments[index].append(kwargs)
+
+        return hook
+
+    def keep_last(_module: Any, args: tuple[Any, ...]) -> None:
+        hidden[current] = args[0]
+
+    handles = [layer.register_forward_pre_hook(keep(i), with_kwargs=True) for i, layer in enumerate(part.layers)]
+    handles.append(part.norm.register_forward_pre_hook(keep_last))
+    try:
+        with torch.no_grad():
+            for current in batches:  # read by the hooks
+                model.get_decoder()(input_ids=ids[current], use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _Recording(inputs, arguments, hidden)
+
+
+@dataclass(frozen=True)
+class _Head:
+    term: KroneckerTerm
+    mean_softmax: torch.Tensor  # (V,) float64
+    gradient: torch.Tensor  # (W, T, D) float32, at the head's input
+
+
+def _head(part: Parts, hidden: torch.Tensor, generator: torch.Generator) -> _Head:
+    """The head's term, in closed form, and the gradient at its input for sampled labels, in blocks of rows.
+
+    The score of one sampled label y is W[y] - sum_v p[v] W[v]. The difference of two independent labels' rows over
+    sqrt(2) has the same second moment, whatever follows linearly, and costs no product with the whole vocabulary.
+    """
+    import torch
+
+    from edgekit.models.calibration import draw
+
+    weight, softcap = part.head.weight, part.softcap
+    vocab, width = weight.shape
+    rows, mean = torch.zeros(vocab, dtype=torch.float64), torch.zeros(vocab, dtype=torch.float64)
+    moment, total = torch.zeros(width, width), 0.0
+    gradient = torch.empty_like(hidden)
+    with torch.no_grad():
+        states, flat = hidden.reshape(-1, width), gradient.view(-1, width)
+        for start in range(0, len(states), ROW_BLOCK):
+            x = part.norm(states[start : start + ROW_BLOCK])
+            p = head_logits(x, weight, softcap)
+            slope = None if softcap is None else 1 - (p / softcap).square_()  # d logits / d raw logits
+            p.sub_(p.amax(dim=1, keepdim=True)).exp_()
+            labels = draw(p, torch.rand(len(x), 2, dtype=torch.float64, generator=generator))  # (R, 2)
+            scale = 1 / p.sum(dim=1)
+            mean += scale @ p
+            signs = torch.tensor([0.5**0.5, -(0.5**0.5)]).expand(labels.shape)
+            if slope is None:
+                spread = scale @ p - scale.square() @ p.square_()  # (V,) sum over rows of p (1 - p)
+                weights = 1 - p.sum(dim=1) * scale.square()
+            else:
+                p.mul_(scale[:, None])
+                variance = (p - p.square()).mul_(slope.square())
+                spread, weights = variance.sum(dim=0), variance.sum(dim=1)
+                signs = signs * torch.gather(slope, 1, labels)
+            rows += spread
+            moment += (x * weights[:, None]).T @ x
+            total += float(weights.double().sum())
+            flat[start : start + ROW_BLOCK] = (weight[labels] * signs[:, :, None]).sum(dim=1)
+    count = len(states)
+    return _Head(_term(rows / count, moment, total), mean / count, gradient)
+
+
+def _through_norm(norm: Any, hidden: torch.Tensor, gradient: torch.Tensor, batches: list[slice]) -> torch.Tensor:
+    """The gradient (W, T, D) at the final norm's input; overwrites `gradient`."""
+    import torch
+
+    for batch in batches:
+        x = hidden[batch].requires_grad_()
+        with torch.enable_grad():
+            (gradient[batch],) = torch.autograd.grad(norm(x), x, gradient[batch].clone())
+    return gradient
+
+
+@dataclass
+class _Moments:
+    """A linear's running sums over tokens."""
+
+    rows: torch.Tensor  # (N,) float64: g^2
+    columns: torch.Tensor  # (K, K) float32: |g|^2 x x^T
+    total: float  # |g|^2
+
+    def add(self, x: torch.Tensor, g: torch.Tensor) -> None:
+        """x (tokens, K), g (tokens, N)."""
+        squares = g.square()
+        weights = squares.sum(dim=1)
+        self.rows += squares.sum(dim=0)
+        self.columns += (x * weights[:, None]).T @ x
+        self.total += float(weights.double().sum())
+
+
+def _layer(
+    layer: Any, recording: _Recording, index: int, gradient: torch.Tensor, batches: list[slice]
+) -> Iterator[tuple[Any, KroneckerTerm]]:
+    """The terms of one layer's linears; `gradient` at the layer's output becomes that at its input."""
+    import torch
+
+    linears = [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
+    moments = [
+        _Moments(torch.zeros(m.out_features, dtype=torch.float64), torch.zeros(m.in_features, m.in_features), 0.0)
+        for m in linears
+    ]
+
+    def watch(moment: _Moments) -> Any:
+        def hook(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            x = args[0].detach().reshape(-1, module.in_features)
+            output.register_hook(lambda g: moment.add(x, g.reshape(-1, module.out_features)))  # type: ignore[no-untyped-call]
+
+        return hook
+
+    handles = [linear.register_forward_hook(watch(m)) for linear, m in zip(linears, moments, strict=True)]
+    try:
+        for number, batch in enumerate(batches):
+            x = recording.inputs[index][batch].requires_grad_()
+            with torch.enable_grad():
+                output = layer(x, **recording.arguments[index][number])
+                output = output[0] if isinstance(output, tuple) else output
+                (gradient[batch],) = torch.autograd.grad(output, x, gradient[batch].clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    recording.inputs[index] = torch.empty(0)
+    recording.arguments[index] = []
+    tokens = gradient.shape[0] * gradient.shape[1]
+    for linear, moment in zip(linears, moments, strict=True):
+        yield linear, _term(moment.rows / tokens, moment.columns, moment.total)
+
+
+def _lookup(part: Parts, ids: torch.Tensor, gradient: torch.Tensor, mean_softmax: torch.Tensor) -> KroneckerTerm:
+    """The embedding's term as a table: rows = how often each token is looked up, weighted by |g|^2.
+
+    Windows begin with the same token, which the model never predicts: its share is what was seen. The other positions'
+    share is split between the tokens seen and the model's mean softmax.
+    """
+    import torch
+
+    vocab, width = part.embedding.weight.shape
+    g = gradient.reshape(-1, width) * part.embedding_scale
+    weights = g.square().sum(dim=1).double().reshape(ids.shape)
+    rows = torch.zeros(vocab, dtype=torch.float64)
+    rows.index_add_(0, ids[:, 0], weights[:, 0])
+    share = weights[:, 1:].sum()
+    rows.index_add_(0, ids[:, 1:].reshape(-1), weights[:, 1:].reshape(-1) * FREQUENCY_FROM_TEXT)
+    rows += mean_softmax / mean_softmax.sum() * share * (1 - FREQUENCY_FROM_TEXT)
+    total = float(weights.sum())
+    return _term(rows / ids.numel(), g.T @ g, total)
+
+
+def _term(rows: torch.Tensor, moment: torch.Tensor, total: float) -> KroneckerTerm:
+    """rows are per token; `moment` is the weighted sum of x x^T and `total` the sum of its weights."""
+    columns = moment / total if total > 0 else moment  # no weight: the matrix has no influence, and rows are zero
+    return KroneckerTerm(rows.float().numpy(), columns.numpy())

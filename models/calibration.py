@@ -1,0 +1,180 @@
+"""Calibration windows: from the user's text, or sampled from the model itself where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.models.divergence import WINDOW
+from edgekit.models.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+MINIMUM_WINDOWS = 4  # fewer say nothing about a model, and some are held out
+SAMPLED_AT_ONCE = 32
+_CHARACTERS_PER_TOKEN = 8  # a generous guess, to cut long texts before they are tokenised
+
+
+class CalibrationTokenizer(Protocol):
+    """What is needed of `models.tokenizer.TokenizerFiles`."""
+
+    @property
+    def tokenizer(self) -> Any: ...  # tokenizers.Tokenizer
+
+    @property
+    def bos(self) -> int | None: ...
+
+    @property
+    def eos(self) -> int | None: ...
+
+    @property
+    def add_bos(self) -> bool: ...
+
+
+def calibration_windows(
+    tokenizer: CalibrationTokenizer,
+    texts: Sequence[Path],
+    *,
+    tokens: int,
+    length: int = WINDOW,
+    seed: int = 0,
+    model: Any = None,
+) -> NDArray[np.int64]:
+    """Windows (W, length) of token ids, about `tokens` in all, each beginning with BOS where the tokenizer adds one.
+
+    With texts, the windows are spread evenly over all of them, one at a random place of each of W equal parts. Without,
+    they are sampled from `model` (transformers') at temperature 1. The same seed gives the same windows. Raises
+    InputError where a file is missing, empty or not UTF-8, or where all together fill fewer than 4 windows.
+    """
+    wanted = max(MINIMUM_WINDOWS, -(-tokens // length))
+    rng = np.random.default_rng(seed)
+    if not texts:
+        if model is None:
+            raise InputError("there is no calibration text and no model to sample it from: give --calib FILE")
+        return _sampled(tokenizer, model, wanted, length, rng)
+    stream = np.concatenate([_tokens(tokenizer, path, wanted * length, len(texts)) for path in texts])
+    return _spread(stream, tokenizer.bos if tokenizer.add_bos else None, wanted, length, rng, texts)
+
+
+def split(windows: NDArray[np.int64], held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(windows for statistics, `held_out` windows for measuring), the latter spread evenly and at most half of all."""
+    count = min(held_out, len(windows) // 2)
+    chosen = (np.arange(count) * 2 + 1) * len(windows) // (2 * count) if count else np.arange(0)
+    mask = np.zeros(len(windows), dtype=bool)
+    mask[chosen] = True
+    return windows[~mask], windows[mask]
+
+
+def _tokens(tokenizer: CalibrationTokenizer, path: Path, wanted: int, files: int) -> NDArray[np.int64]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the calibration text {path}: {error.strerror}: check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 (byte {error.start}): convert it, for example with iconv -t utf-8"
+        ) from error
+    if not text.strip():
+        raise InputError(f"{path} holds no text: give a longer one, or leave --calib out to sample from the model")
+    ids = tokenizer.tokenizer.encode(_thinned(text, wanted), add_special_tokens=False).ids
+    return np.asarray(ids, dtype=np.int64)
+
+
+def _thinned(text: str, wanted: int) -> str:
+    """A long text's evenly spaced pieces, cut at white space: enough for `wanted` tokens several times over."""
+    pieces, piece = 64, wanted * _CHARACTERS_PER_TOKEN // 16
+    if len(text) <= pieces * piece:
+        return text
+    kept = []
+    for start in np.linspace(0, len(text) - piece, pieces).astype(int).tolist():
+        words = text[start : start + piece].split(" ")
+        kept.append(" ".join(words[1:-1]) if len(words) > 2 else text[start : start + piece])
+    return "\n".join(kept)
+
+
+def _spread(
+    stream: NDArray[np.int64],
+    bos: int | None,
+    wanted: int,
+    length: int,
+    rng: np.random.Generator,
+    texts: Sequence[Path],
+) -> NDArray[np.int64]:
+    body = length if bos is None else length - 1  # BOS costs the text no token
+    count = min(wanted, len(stream) // body)
+    if count < MINIMUM_WINDOWS:
+        names = ", ".join(str(path) for path in texts)
+        raise InputError(
+            f"{names}: {len(stream)} tokens of calibration text, at least {MINIMUM_WINDOWS * body} are needed: "
+            "give more text, or leave --calib out to sample from the model"
+        )
+    part = len(stream) / count
+    slack = rng.random(count) * (part - body)
+    starts = (np.arange(count) * part + slack).astype(np.int64)
+    windows = np.stack([stream[start : start + body] for start in starts])
+    if bos is None:
+        return windows
+    return np.concatenate([np.full((count, 1), bos, dtype=np.int64), windows], axis=1)
+
+
+def _sampled(
+    tokenizer: CalibrationTokenizer, model: Any, wanted: int, length: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Windows drawn token by token from the model's own softmax; after EOS comes BOS, as a new document."""
+    import torch
+    from tqdm import tqdm
+
+    from edgekit.models.forward import head_logits, parts
+
+    part = parts(model)
+    begin = next((token for token in (tokenizer.bos, tokenizer.eos) if token is not None), 0)
+    restart = tokenizer.eos if tokenizer.bos is not None else None
+    batches = []
+    with torch.no_grad(), tqdm(total=wanted * length, desc="sampling text", unit="token", disable=None) as progress:
+        for start in range(0, wanted, SAMPLED_AT_ONCE):
+            rows = min(SAMPLED_AT_ONCE, wanted - start)
+            ids = torch.full((rows, length), begin, dtype=torch.int64)
+            cache = None
+            for position in range(1, length):
+                output = model.get_decoder()(
+                    input_ids=ids[:, position - 1 : position], past_key_values=cache, use_cache=True
+                )
+                cache = output.past_key_values
+                logits = head_logits(output.last_hidden_state[:, -1], part.head.weight, part.softcap)
+                drawn = draw(torch.softmax(logits, dim=1), torch.from_numpy(rng.random((rows, 1))))[:, 0]
+                if restart is not None:
+                    drawn = torch.where(ids[:, position - 1] == restart, begin, drawn)
+                ids[:, position] = drawn
+                progress.update(rows)
+            batches.append(ids.numpy())
+    return np.concatenate(batches)
+
+
+def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Samples (R, S) int64 from each row of non-negative weights (R, V), by inverting the cumulative sum.
+
+    `uniform` (R, S) is float64 in [0, 1). Two levels, blocks of 512 and then within one, keep a vocabulary of 262144
+    both quick and exact: a float32 sum over the whole row would lose its tail.
+    """
+    import torch
+
+    block = 512
+    rows, width = weights.shape
+    if width % block:
+        weights = torch.nn.functional.pad(weights, (0, block - width % block))
+    blocks = weights.reshape(rows, -1, block)
+    totals = blocks.sum(dim=2, dtype=torch.float32).double().cumsum(dim=1)  # (R, V / block)
+    target = uniform * totals[:, -1:]
+    chosen = torch.searchsorted(totals, target, right=True).clamp_(max=totals.shape[1] - 1)
+    within = torch.gather(blocks, 1, chosen[:, :, None].expand(-1, -1, block)).double().cumsum(dim=2)  # (R, S, block)
+    before = torch.where(chosen > 0, torch.gather(totals, 1, (chosen - 1).clamp_(min=0)), 0.0)
+    # scaled to the block's own total, since its float64 sum differs from the float32 one in the last bits
+    share = (target - before) / (torch.gather(totals, 1, chosen) - before)
+    inner = torch.searchsorted(within, (share.clamp(0.0, 1.0) * within[:, :, -1])[:, :, None], right=True)[:, :, 0]
+    last = (within < within[:, :, -1:]).sum(dim=2)  # the last token with any weight
+    return chosen * block + torch.minimum(inner, last)
