@@ -12,7 +12,7 @@ _ELEMENT_BYTES = 2  # float16, its default
 def cache_bytes(spec: ModelSpec, context: int, *, micro_batch: int = MICRO_BATCH) -> int:
     """The bytes that llama.cpp allocates for keys and values, float16, at a context of that many positions.
 
-    A sliding-window layer keeps its window and one micro-batch, not the whole context (llama.cpp, llama-kv-cache-iswa.cpp).
+    A sliding-window layer keeps its window and one micro-batch, not the whole context (llama-kv-cache-iswa.cpp).
     """
     full = _padded(context)
     windowed = full if spec.window is None else _padded(min(full, spec.window + min(micro_batch, context)))

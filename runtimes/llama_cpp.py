@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.errors import InputError, MissingExtra
+from edgekit.runtimes.attention_cache import MICRO_BATCH, cache_bytes
 from edgekit.runtimes.session import SessionStats, check_tokens, choose_context, choose_threads
 
 try:
@@ -22,7 +24,6 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("llama-cpp-python", "llama-cpp") from error
 
-MICRO_BATCH = 512  # llama.cpp's own default; it also sets the size of a sliding-window cache
 _WARN, _ERROR = 3, 4  # GGML_LOG_LEVEL_*
 
 
@@ -81,9 +82,8 @@ def load(path: Path, *, context: int | None, threads: int | None) -> LlamaCppSes
         except BaseException:
             llama_cpp.llama_model_free(model)
             raise
-    return LlamaCppSession(
-        model, handle, positions, [text.strip() for level, text in lines if level in (_WARN, _ERROR)]
-    )
+    warnings = [text.strip() for level, text in lines if level in (_WARN, _ERROR)]
+    return LlamaCppSession(path, model, handle, positions, warnings)
 
 
 def _context_params(positions: int, threads: int) -> Any:
@@ -111,8 +111,8 @@ def _free(handle: Any, model: Any) -> None:
 class LlamaCppSession:
     """A `Session` of llama.cpp: float16 attention cache, flash attention as llama.cpp chooses, CPU only."""
 
-    def __init__(self, model: Any, handle: Any, context: int, warnings: list[str]) -> None:
-        self._model, self._handle, self._position = model, handle, 0
+    def __init__(self, path: Path, model: Any, handle: Any, context: int, warnings: list[str]) -> None:
+        self._path, self._model, self._handle, self._position = path, model, handle, 0
         self._vocabulary = llama_cpp.llama_model_get_vocab(model)
         self._memory = llama_cpp.llama_get_memory(handle)
         self.vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
@@ -217,4 +217,8 @@ class LlamaCppSession:
         self._position += len(tokens)
 
     def stats(self) -> SessionStats:
-        return SessionStats(model_bytes=llama_cpp.llama_model_size(self._model), cache_bytes=None)
+        try:
+            cache = cache_bytes(open_checkpoint(self._path, quantised=True).spec, self.context)
+        except InputError:  # a family that llama.cpp knows and edgekit does not: the library has no call that tells
+            cache = None
+        return SessionStats(model_bytes=llama_cpp.llama_model_size(self._model), cache_bytes=cache)
