@@ -20,8 +20,10 @@ _MODELS = {"bpe": "gpt2", "spm": "llama"}
 _SPECIAL_KEYS = {"bos": "bos", "eos": "eos", "eot": "eot", "unk": "unknown", "pad": "padding"}
 # Texts that llama.cpp takes for an end of generation whatever the header says (src/llama-vocab.cpp, special_eog_ids).
 _END_TEXTS = frozenset(
-    ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "</s>")
-    + ("<|eom_id|>", "<EOT>", "<|end_of_text|>", "<end_of_utterance>", "<eos>")
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>"),
+        *("</s>", "<|eom_id|>", "<EOT>", "<|end_of_text|>", "<end_of_utterance>", "<eos>"),
+    )
 )
 
 

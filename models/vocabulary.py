@@ -52,7 +52,7 @@ class TokenizerFiles:
     chat_template: str | None
 
     def padded(self, rows: int, source: Path) -> TokenizerFiles:
-        """With unused tokens up to the embedding's rows, as stock converters do; InputError where there are fewer rows."""
+        """With unused tokens up to the embedding's rows, as stock converters do; InputError on fewer rows."""
         missing = rows - len(self.tokens)
         if missing < 0:
             raise InputError(
