@@ -1,17 +1,29 @@
-"""The plan: which format each tensor gets, what that costs and what it is expected to do; JSON, hand-editable."""
+"""The plan: which format each tensor gets, what that costs and what it is expected to do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.errors import InputError
+from edgekit.models.spec import MATRIX_ROLES, TensorSpec
+from edgekit.quant.formats import Format, format_of
+
+ALIGNMENT = 32  # GGUF's general.alignment: every tensor's data is padded to a multiple of it
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the file may cost. None means no limit. With `max_kl`: the smallest file within `max_bytes` that keeps to it."""
+    """What the file may cost; None means no limit. Give `max_bytes` or `max_bpw`, not both.
+
+    With `max_kl`: the smallest file within the limit that keeps to it.
+    """
 
     max_bytes: int | None = None  # the whole file, header included
     max_kl: float | None = None  # nats per token
     formats: tuple[str, ...] = ()  # candidate format names, () for all
+    max_bpw: float | None = None  # mean bits per weight of the matrices' blocks: no header, no vectors, no padding
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,7 @@ class Candidate:
     format: str
     bytes: int
     kl: float
+    kl_error: float = 0.0  # standard error of `kl` where it was estimated from a sample of the rows
 
 
 @dataclass(frozen=True)
@@ -31,11 +44,12 @@ class Sensitivity:
     role: str
     layer: int | None
     candidates: tuple[Candidate, ...]
+    shape: tuple[int, int] = (0, 0)  # (rows, columns)
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One considered plan: the whole file's bytes, its predicted KL."""
+    """One considered plan: the whole file's bytes, its KL (predicted or measured)."""
 
     bytes: int
     kl: float
@@ -53,3 +67,51 @@ class Plan:
     curve: tuple[CurvePoint, ...]
     measured: tuple[CurvePoint, ...] = ()  # plans whose KL was measured on held-out calibration text
     note: str | None = None  # for example: the KL limit could not be met within the bytes
+    fixed_bytes: int = 0  # of `bytes`, what no format changes: header, vectors
+    budget: Budget | None = None  # what was asked for
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)  # seed, calibration texts and tokens
+
+
+def stored_bytes(format: Format, shape: tuple[int, ...]) -> int:
+    """What a matrix takes in the file, padding included."""
+    rows, columns = shape
+    return -(-format.bytes(rows, columns) // ALIGNMENT) * ALIGNMENT
+
+
+def matrices(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The tensors that a plan speaks of; vectors are always F32."""
+    return tuple(tensor for tensor in tensors if tensor.role in MATRIX_ROLES)
+
+
+def replan(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """The plan with bytes and predicted KL derived anew from its formats, its table and the checkpoint's shapes.
+
+    The predicted KL is None where a format is not in the table. Raises InputError where plan and checkpoint differ.
+    """
+    if plan.fingerprint != checkpoint.fingerprint:
+        raise InputError(
+            f"the plan was made for another checkpoint than {checkpoint.path}: make one with 'edgekit plan'"
+        )
+    shapes = {tensor.name: tensor.shape for tensor in matrices(checkpoint.tensors)}
+    for name in sorted(plan.formats.keys() - shapes.keys()):
+        raise InputError(f'{checkpoint.path} has no matrix "{name}": remove it from the plan')
+    for name in sorted(shapes.keys() - plan.formats.keys()):
+        raise InputError(f'the plan says nothing of "{name}": add it with a type')
+    total = plan.fixed_bytes
+    for name, shape in shapes.items():
+        format = format_of(plan.formats[name])
+        if not format.carries(shape[1]):
+            raise InputError(
+                f'"{name}" has rows of {shape[1]} weights, which {format.name} cannot carry: '
+                f"it takes multiples of {format.block}"
+            )
+        total += stored_bytes(format, shape)
+    return replace(plan, bytes=total, kld_predicted=predicted_kl(plan.sensitivities, plan.formats))
+
+
+def predicted_kl(sensitivities: tuple[Sensitivity, ...], formats: Mapping[str, str]) -> float | None:
+    """The table's KLs of those formats, summed; None where the table lacks one."""
+    table = {(s.name, c.format): c.kl for s in sensitivities for c in s.candidates}
+    found = [table.get(choice) for choice in formats.items()]
+    known = [kl for kl in found if kl is not None]
+    return sum(known) if len(known) == len(found) else None

@@ -1,0 +1,38 @@
+"""Round a matrix to a block format: the one place that decides codes and scales."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.models.errors import InputError
+from edgekit.quant.formats.format import Blocks, FloatRows, Format
+from edgekit.quant.statistics import Importance
+
+CHUNK_WEIGHTS = 1 << 21  # rows are rounded in chunks of about this many weights: some 30 MB of working memory
+DAMPING = 0.01  # of a row's mean weight: an input that calibration never saw still keeps its order of magnitude
+
+
+def round_tensor(values: FloatRows, format: Format, importance: Importance | None = None) -> Blocks:
+    """The blocks of `values` (N, K) float32 in `format`: (N, K // block * block_bytes) uint8.
+
+    The format's encoder searches each block's scales for the least error weighted by `importance`, the diagonal of the
+    matrix's quadratic KL (None weighs all alike). Raises InputError where a row is not a whole number of blocks.
+    """
+    rows, columns = values.shape
+    if not format.carries(columns):
+        raise InputError(f"{format.name} cannot carry rows of {columns} weights: it takes multiples of {format.block}")
+    blocks = np.empty((rows, format.bytes(1, columns)), dtype=np.uint8)
+    step = max(1, CHUNK_WEIGHTS // columns)
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        weights = None if importance is None else damped(importance.weights(start, stop))
+        blocks[start:stop] = format.encode(np.ascontiguousarray(values[start:stop], dtype=np.float32), weights)
+    return blocks
+
+
+def damped(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights (K,) or (N, K) scaled to a mean of 1 within each row, plus the damping; rows of zeros weigh all alike."""
+    mean = weights.mean(axis=-1, keepdims=True, dtype=np.float64)
+    scaled = np.divide(weights, mean, out=np.ones(weights.shape, dtype=np.float64), where=mean > 0)
+    return np.asarray(scaled + DAMPING, dtype=np.float32)
