@@ -23,14 +23,12 @@ def ram_bytes() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError) as error:
-        raise InputError(
-            "this system does not tell its memory size: name a device profile instead of 'host'"
-        ) from error
+        raise InputError("this system does not tell its memory size: name another device than 'host'") from error
 
 
 @lru_cache(maxsize=1)
 def measure_bandwidth() -> float:
-    """Bytes per second that all cores together read from memory: the best of a few passes over 256 MB, in a quarter second."""
+    """Bytes per second that all cores together read from memory: the best of four passes over 256 MB."""
     cores = available_cores()
     arrays = [np.ones(_ARRAY_BYTES // cores // 8, np.uint64) for _ in range(cores)]
     total = sum(array.nbytes for array in arrays)
@@ -38,7 +36,7 @@ def measure_bandwidth() -> float:
     with ThreadPoolExecutor(cores) as pool:
         for _ in range(_ROUNDS):
             start = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, arrays))  # vectorised, and numpy lets other threads run meanwhile
+            list(pool.map(np.bitwise_or.reduce, arrays))  # vectorised, and without the interpreter's lock
             best = min(best, time.perf_counter() - start)
     return total / best
 

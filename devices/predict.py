@@ -53,7 +53,7 @@ def ram_bytes(spec: ModelSpec, file_bytes: int, context: int) -> int:
 
 
 def overhead_bytes(spec: ModelSpec, context: int) -> int:
-    """What a run takes beside the file: attention cache, one micro-batch's activations, one row of logits, the program."""
+    """What a run takes beside the file: attention cache, a micro-batch's activations, a row of logits, the program."""
     activations = MICRO_BATCH * 4 * (4 * spec.hidden + 3 * max(spec.ffn))
     return cache_bytes(spec, context) + activations + 4 * spec.vocab + PROCESS_BYTES
 
@@ -66,7 +66,7 @@ def parameters(spec: ModelSpec) -> int:
 
 
 def lookup_parameters(spec: ModelSpec) -> int:
-    """The number of weights that a token does not read: an untied input embedding gives one row. A tied one is the head."""
+    """The weights that a token does not read: an untied input embedding gives one row. A tied one is the head too."""
     return 0 if spec.tied else spec.vocab * spec.hidden
 
 

@@ -1,0 +1,126 @@
+"""Benchmark a file on this machine: load, first token, prefill, decode, peak memory, and a verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import uuid
+from importlib import metadata
+from pathlib import Path
+
+import gguf
+from tqdm import tqdm
+
+from edgekit.devices import host
+from edgekit.devices.measure import measure
+from edgekit.devices.result import BenchResult, Build, Config, Machine, Memory, ModelFile, summarise
+from edgekit.devices.verdict import judge
+from edgekit.models.errors import InputError
+from edgekit.models.gguf_header import read_header
+from edgekit.runtimes.session import available_cores, choose_threads
+
+_PACKAGES = {"llama.cpp": "llama-cpp-python", "torch": "torch"}
+
+
+def bench(
+    model: Path,
+    *,
+    runtime: str = "llama.cpp",
+    prompt_tokens: int = 512,
+    gen_tokens: int = 64,
+    reps: int = 5,
+    threads: int | None = None,
+) -> BenchResult:
+    """Run fixed token ids `reps` times after one run to warm up, and once more in a process of its own for the memory.
+
+    Decoding is greedy and does not stop at end tokens. Raises InputError for a file that cannot be run, or options that
+    are out of range or beyond the model's context.
+    """
+    config = _config(prompt_tokens, gen_tokens, reps, threads)
+    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    measure(model, runtime, prompt_tokens, gen_tokens, config.threads)
+    samples = tuple(
+        measure(model, runtime, prompt_tokens, gen_tokens, config.threads)
+        for _ in tqdm(range(reps), desc="bench", unit="run", disable=None)
+    )
+    memory = _memory(model, runtime, config)
+    summary = summarise(samples)
+    machine = _machine(load_average)
+    status, reasons = judge(samples, summary, config, memory, machine)
+    return BenchResult(
+        run_id=uuid.uuid4().hex,
+        status=status,
+        reasons=reasons,
+        machine=machine,
+        build=_build(runtime),
+        model=_model_file(model),
+        config=config,
+        samples=samples,
+        memory=memory,
+        summary=summary,
+    )
+
+
+def _config(prompt_tokens: int, gen_tokens: int, reps: int, threads: int | None) -> Config:
+    for option, value, least in (
+        ("--prompt-tokens", prompt_tokens, 1),
+        ("--gen-tokens", gen_tokens, 2),  # one interval between tokens at least
+        ("--reps", reps, 1),
+    ):
+        if value < least:
+            raise InputError(f"{option} {value} is out of range: give {least} or more")
+    return Config(prompt_tokens, gen_tokens, reps, choose_threads(threads))
+
+
+def _memory(model: Path, runtime: str, config: Config) -> Memory:
+    """A fresh process, so that neither earlier repetitions nor other models count."""
+    numbers = (config.prompt_tokens, config.gen_tokens, config.threads)
+    command = [sys.executable, "-m", "edgekit.devices.measure", str(model), runtime, *map(str, numbers)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        last = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return Memory(None, None, f"its process ended with {run.returncode}: {last}")
+    found = json.loads(run.stdout.splitlines()[-1])
+    if found["peak_bytes"] is None:
+        return Memory(None, None, "this system does not tell a process's largest resident set")
+    return Memory(found["peak_bytes"], found["baseline_bytes"])
+
+
+def _machine(load_average: float | None) -> Machine:
+    return Machine(
+        cpu=host.cpu_model(),
+        isa=host.isa(),
+        cores=available_cores(),
+        ram_bytes=host.ram_bytes(),
+        page_bytes=os.sysconf("SC_PAGE_SIZE"),
+        os=platform.system(),
+        kernel=platform.release(),
+        load_average=load_average,
+    )
+
+
+def _build(runtime: str) -> Build:
+    return Build(
+        edgekit=metadata.version("edgekit"),
+        python=platform.python_version(),
+        runtime=runtime,
+        runtime_version=metadata.version(_PACKAGES[runtime]),
+    )
+
+
+def _model_file(path: Path) -> ModelFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    types: dict[str, int] = {}
+    for tensor in read_header(path).tensors:
+        kind = gguf.GGMLQuantizationType(tensor.ggml_type)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        size = block_bytes
+        for length in tensor.shape:
+            size *= length
+        types[kind.name] = types.get(kind.name, 0) + size // block
+    return ModelFile(path=str(path), sha256=digest, bytes=path.stat().st_size, types=types)

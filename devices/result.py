@@ -1,0 +1,147 @@
+"""What a benchmark found: a versioned schema, with a verdict beside every number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["valid", "degraded", "invalid"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One repetition: seconds and tokens per second; inter_token_s has gen_tokens - 1 entries."""
+
+    load_s: float  # opening the file until the session is ready, the file in the system's cache
+    ttft_s: float  # from the prompt's tokens to the first generated one
+    prefill_tps: float
+    decode_tps: float
+    inter_token_s: tuple[float, ...]
+    output_sha256: str  # of the generated ids as little-endian int32
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Over the repetitions, with linear interpolation."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the samples come to."""
+
+    load_s: Quantiles
+    ttft_s: Quantiles
+    prefill_tps: Quantiles
+    decode_tps: Quantiles
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The largest resident set of a process of its own that loads the model and runs once, mapped file pages included.
+
+    baseline_bytes is that process's before loading (Python and its packages). None where the system does not tell, with
+    the reason.
+    """
+
+    peak_bytes: int | None
+    baseline_bytes: int | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it ran."""
+
+    cpu: str | None
+    isa: tuple[str, ...]
+    cores: int  # that the process may run on
+    ram_bytes: int
+    page_bytes: int
+    os: str
+    kernel: str
+    load_average: float | None  # over the last minute, before the run
+
+
+@dataclass(frozen=True)
+class Build:
+    """What ran."""
+
+    edgekit: str
+    python: str
+    runtime: str
+    runtime_version: str
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What was run: `types` counts the tensors' bytes by ggml type."""
+
+    path: str
+    sha256: str
+    bytes: int
+    types: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Config:
+    """How it was run."""
+
+    prompt_tokens: int
+    gen_tokens: int
+    reps: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """A benchmark's result; `status` and `reasons` say how far its figures can be trusted."""
+
+    run_id: str
+    status: Verdict
+    reasons: tuple[str, ...]
+    machine: Machine
+    build: Build
+    model: ModelFile
+    config: Config
+    samples: tuple[Sample, ...]
+    memory: Memory
+    summary: Summary
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """One JSON document; a figure that is not finite becomes null."""
+        return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def summarise(samples: tuple[Sample, ...]) -> Summary:
+    """Median, 10 % and 90 % quantiles of each figure over the samples (at least one)."""
+
+    def quantiles(values: list[float]) -> Quantiles:
+        p10, median, p90 = (float(value) for value in np.quantile(values, [0.1, 0.5, 0.9]))
+        return Quantiles(median, p10, p90)
+
+    return Summary(
+        load_s=quantiles([sample.load_s for sample in samples]),
+        ttft_s=quantiles([sample.ttft_s for sample in samples]),
+        prefill_tps=quantiles([sample.prefill_tps for sample in samples]),
+        decode_tps=quantiles([sample.decode_tps for sample in samples]),
+    )
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
