@@ -121,7 +121,7 @@ def _layer(
         "up": (ffn, spec.hidden),
         "down": (spec.hidden, ffn),
     }
-    biases: dict[Role, bool] = dict.fromkeys(("q", "k", "v"), spec.qkv_bias)  # type: ignore[misc]
+    biases: dict[Role, bool] = dict.fromkeys(("q", "k", "v"), spec.qkv_bias)
     biases |= {"o": spec.o_bias, "gate": spec.mlp_bias, "up": spec.mlp_bias, "down": spec.mlp_bias}
     rope_heads: dict[Role, int] = {"q": spec.heads[layer], "k": spec.kv_heads[layer]} if interleaved else {}
     model, blk = f"model.layers.{layer}", f"blk.{layer}"
@@ -187,39 +187,26 @@ def config_from_gguf(architecture: str, metadata: Mapping[str, Any], tensor_name
         rope_parameters["rope_type"] = scaling
     elif scaling != "none" and factor not in (None, 1.0):
         rope_parameters |= {"rope_type": "linear", "factor": factor}
-    rotated, key_length, value_length = (
-        get("rope.dimension_count"),
-        get("attention.key_length"),
-        get("attention.value_length"),
-    )
-    if rotated is not None and rotated != _first(
-        key_length, get("embedding_length"), get("attention.head_count"), rotated
-    ):
-        raise InputError(
-            f"{architecture}.rope.dimension_count is {rotated!r}: edgekit knows full rotary embeddings only"
-        )
-    if key_length != value_length:
-        raise InputError(f"{architecture}.attention.key_length {key_length!r} is not value_length {value_length!r}")
+    heads, hidden = get("attention.head_count"), get("embedding_length")
+    split = hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else None
+    head_dim = get("attention.key_length") or split
+    for key in ("attention.value_length", "rope.dimension_count"):
+        size = get(key) or (split if key == "attention.value_length" else head_dim)
+        if size != head_dim:
+            raise InputError(
+                f"{architecture}.{key} is {size!r} where a head's key has {head_dim!r}: that is not supported"
+            )
     config = {
         "model_type": architecture,
         "max_position_embeddings": get("context_length"),
-        "hidden_size": get("embedding_length"),
+        "hidden_size": hidden,
         "num_hidden_layers": get("block_count"),
         "intermediate_size": get("feed_forward_length"),
-        "num_attention_heads": get("attention.head_count"),
+        "num_attention_heads": heads,
         "num_key_value_heads": get("attention.head_count_kv"),
-        "head_dim": key_length if key_length is not None else rotated,
+        "head_dim": head_dim,
         "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
         "rope_parameters": rope_parameters,
         "tie_word_embeddings": "output.weight" not in tensor_names,
     }
     return {key: value for key, value in config.items() if value is not None}
-
-
-def _first(key_length: Any, hidden: Any, heads: Any, otherwise: Any) -> Any:
-    """The head size that llama.cpp would take: the key length, else hidden / heads."""
-    if key_length is not None:
-        return key_length
-    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-        return hidden // heads
-    return otherwise

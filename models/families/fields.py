@@ -111,7 +111,7 @@ def rope(config: Config, theta: float = 10000.0, *, llama3: bool = False) -> Rop
 
 
 def rope_scaling(parameters: Config, *, llama3: bool) -> LinearScaling | Llama3Scaling | None:
-    """The scaling that a `rope_scaling` or `rope_parameters` object names; any type but linear and llama3 is refused."""
+    """The scaling that a `rope_scaling` or `rope_parameters` object names: none, linear or llama3, else InputError."""
     kind = parameters.get("rope_type", parameters.get("type"))
     if kind is None or kind == "default":
         return None

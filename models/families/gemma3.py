@@ -11,7 +11,7 @@ from edgekit.models.families import decoder, fields
 from edgekit.models.spec import ModelSpec, Rope, TensorSpec
 
 name = "gemma3"
-model_types = ("gemma3_text", "gemma3")
+model_types: tuple[str, ...] = ("gemma3_text", "gemma3")
 
 PERIOD = 6  # every sixth layer is full, where neither config nor GGUF says otherwise
 LOCAL_THETA = 10000.0
@@ -36,7 +36,7 @@ DEFAULTS = {
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:
     """The specification in a text model's config; InputError where llama.cpp's graph would compute something else."""
-    config = {**DEFAULTS, **config}
+    config = DEFAULTS | {key: value for key, value in config.items() if value is not None}
     fields.require(config, "hidden_activation", "gelu_pytorch_tanh")
     fields.refuse(config, "attention_bias", "attn_logit_softcapping", "use_bidirectional_attention")
     layers = fields.integer(config, "num_hidden_layers", fields.MAX_LAYERS)
@@ -136,6 +136,8 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Set[str]) -> dic
     pattern = metadata.get("gemma3.attention.sliding_window_pattern", PERIOD)
     if isinstance(pattern, int):
         pattern = _periodic(max(pattern, 1), layers)
+    if not isinstance(pattern, list | tuple) or len(pattern) != layers:
+        raise InputError(f"gemma3.attention.sliding_window_pattern is not one flag for each of {layers} layers")
     if not window:
         pattern = (False,) * layers
     local = metadata.get("gemma3.rope.freq_base_swa", LOCAL_THETA)

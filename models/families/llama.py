@@ -9,7 +9,7 @@ from edgekit.models.families import decoder, fields
 from edgekit.models.spec import ModelSpec, TensorSpec
 
 name = "llama"
-model_types = ("llama", "mistral")
+model_types: tuple[str, ...] = ("llama", "mistral")
 
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -47,7 +47,7 @@ def gguf_metadata(spec: ModelSpec) -> dict[str, Any]:
 
 
 def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Set[str]) -> dict[str, Any]:
-    """The Hugging Face config of a GGUF of this architecture, without Llama 3's RoPE scaling (see `rope.find_llama3`)."""
+    """The Hugging Face config of a GGUF of this architecture; Llama 3's RoPE scaling is `rope.find_llama3`'s to add."""
     config = decoder.config_from_gguf(name, metadata, tensor_names)
     config.update(
         architectures=["LlamaForCausalLM"],

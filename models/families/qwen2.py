@@ -10,7 +10,7 @@ from edgekit.models.families import decoder, fields
 from edgekit.models.spec import ModelSpec, TensorSpec
 
 name = "qwen2"
-model_types = ("qwen2",)
+model_types: tuple[str, ...] = ("qwen2",)
 
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:

@@ -9,7 +9,7 @@ from edgekit.models.families import decoder, fields
 from edgekit.models.spec import ModelSpec, TensorSpec
 
 name = "qwen3"
-model_types = ("qwen3",)
+model_types: tuple[str, ...] = ("qwen3",)
 
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.models.errors import InputError
 from edgekit.models.sources.safetensors_file import SafetensorsSource
-
-if TYPE_CHECKING:
-    from edgekit.models.checkpoint import TensorSource
+from edgekit.models.sources.stored import StoredTensor, TensorSource
 
 MAX_JSON_BYTES = 1 << 26
 WAY_OUT = "take the original checkpoint in 16 or 32 bits"
@@ -39,7 +40,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         if (folder / "adapter_config.json").exists():
             base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
             raise InputError(
-                f"{folder} is a LoRA adapter without its base: give the base ({base}) as checkpoint and --adapter {folder}"
+                f"{folder} is a LoRA adapter without its base: "
+                f"give the base ({base}) as checkpoint and --adapter {folder}"
             )
         raise InputError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint")
     config = text_config(read_json(path))
@@ -52,9 +54,40 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     text = config.get("text_config")
     if not isinstance(text, dict):
         return config
-    outer = {key: config[key] for key in ("quantization_config", "tie_word_embeddings") if key in config}
-    outer |= {key: value for key, value in config.items() if key.endswith("_token_id")}
+    kept = ("quantization_config", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+    outer = {key: value for key, value in config.items() if key in kept}
     return {"model_type": f"{config.get('model_type')}_text", **outer, **text}
+
+
+# Where the weights of a multimodal checkpoint's other parts are, in transformers' older and newer layout.
+OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+
+
+def text_name(name: str) -> str:
+    """A tensor's name in the text-only model: a multimodal checkpoint nests the same names one level deeper."""
+    if name.startswith("model.language_model."):
+        return "model." + name.removeprefix("model.language_model.")
+    return name.removeprefix("language_model.")
+
+
+class LanguageModel:
+    """The language model's tensors of a multimodal checkpoint, under the names of the text-only model."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+        self._names = {text_name(name): name for name in source.stored if not name.startswith(OTHER_PARTS)}
+        self._stored = {name: source.stored[stored] for name, stored in self._names.items()}
+
+    @property
+    def stored(self) -> dict[str, StoredTensor]:
+        """The text-only names and what the files have for them."""
+        return self._stored
+
+    def dtype(self, name: str) -> str:
+        return self._source.dtype(self._names[name])
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        return self._source.read(self._names[name])
 
 
 def refuse_quantised(path: Path, config: Mapping[str, Any]) -> None:

@@ -98,20 +98,22 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
 
 def _entry(path: Path, name: str, value: Any, start: int) -> StoredTensor:
     """One entry, checked in itself: known dtype, sane shape, and as many bytes as those two make."""
-    dtype, shape, offsets = (
-        (value.get(k) for k in ("dtype", "shape", "data_offsets")) if isinstance(value, dict) else (None,) * 3
-    )
+    entry = value if isinstance(value, dict) else {}
+    dtype, shape, offsets = entry.get("dtype"), _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise InputError(f"{path}: {name} has the unknown type {str(dtype)[:40]!r}")
-    if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
+        raise InputError(f"{path}: {name} has the unknown type {str(dtype)[:40]!r}: the header is damaged")
+    if shape is None or len(shape) > MAX_DIMENSIONS:
         raise InputError(f"{path}: {name} has no valid shape: the header is damaged")
-    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise InputError(f"{path}: {name} has no valid data_offsets: the header is damaged")
     size = offsets[1] - offsets[0]
     if math.prod(shape) * BITS[dtype] != 8 * size:
-        raise InputError(f"{path}: {name} has {size} bytes for {dtype} {shape}: the header is damaged")
-    return StoredTensor(name, dtype, tuple(shape), size, path, start + offsets[0])
+        raise InputError(f"{path}: {name} has {size} bytes for {dtype} {list(shape)}: the header is damaged")
+    return StoredTensor(name, dtype, shape, size, path, start + offsets[0])
 
 
-def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(entry) is int and 0 <= entry < 1 << 62 for entry in value)
+def _counts(value: Any) -> tuple[int, ...] | None:
+    """A list of counts as a tuple; None where it is anything else."""
+    if isinstance(value, list) and all(type(entry) is int and 0 <= entry < 1 << 62 for entry in value):
+        return tuple(value)
+    return None

@@ -1,11 +1,12 @@
-"""One tensor as a file stores it, and reading its values in pieces."""
+"""What a source of tensors provides, one tensor as a file stores it, and reading its values in pieces."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,17 @@ from edgekit.models.errors import InputError
 PIECE_BYTES = 1 << 24  # what reading holds beside the result
 
 # Bytes per value of the types that weights may have, and how numpy reads them (BF16 as its 16 bits).
-FLOAT_TYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+FLOAT_TYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Name and shape are the Hugging Face ones; `offset` is in `file`, `bytes` what the values take there."""
+    """The name as the file has it, torch's shape; `offset` is in `file`, `bytes` what the values take there."""
 
     name: str
     dtype: str
@@ -28,6 +34,20 @@ class StoredTensor:
     bytes: int
     file: Path
     offset: int = 0
+
+
+class TensorSource(Protocol):
+    """Where tensors lie: safetensors shards, a GGUF, a pickle loaded with weights_only, an adapter merged on top."""
+
+    @property
+    def stored(self) -> Mapping[str, StoredTensor]:
+        """Every tensor that is there, by Hugging Face name: type, shape, bytes, file."""
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """The tensor of that Hugging Face name as float32, in torch's shape."""
+
+    def dtype(self, name: str) -> str:
+        """Its stored type: "F32", "F16", "BF16" or, from a quantised GGUF, the ggml type's name."""
 
 
 def read_floats(stored: StoredTensor) -> NDArray[np.float32]:
@@ -49,7 +69,7 @@ def read_floats(stored: StoredTensor) -> NDArray[np.float32]:
 def to_float32(piece: NDArray[np.generic], dtype: str, out: NDArray[np.float32]) -> None:
     """Convert a piece to float32 in place of `out`; BF16 is the upper half of a float32."""
     if dtype == "BF16":
-        np.left_shift(piece, 16, out=out.view(np.uint32), dtype=np.uint32)  # type: ignore[call-overload]
+        np.left_shift(piece, 16, out=out.view(np.uint32), dtype=np.uint32)
     else:
         with np.errstate(over="ignore"):  # an F64 beyond float32 becomes Inf, which the checkpoint refuses
             np.copyto(out, piece, casting="same_kind")
