@@ -1,8 +1,9 @@
-"""The plan: which format each tensor gets, what that costs and what it is expected to do."""
+"""The plan: which format each tensor gets, what that costs and what it is expected to do (its file: `plan_file`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgekit.models.checkpoint import Checkpoint
@@ -56,6 +57,14 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A file beside the plan's, and its sha256."""
+
+    file: str  # a bare name
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Tensor name -> format name for every matrix, and what follows from it."""
 
@@ -70,6 +79,7 @@ class Plan:
     fixed_bytes: int = 0  # of `bytes`, what no format changes: header, vectors
     budget: Budget | None = None  # what was asked for
     facts: Mapping[str, str | int | float] = field(default_factory=dict)  # seed, calibration texts and tokens
+    importance: Companion | None = None  # where the rounding's weights lie; None means that all weights count alike
 
 
 def stored_bytes(format: Format, shape: tuple[int, ...]) -> int:
@@ -78,40 +88,54 @@ def stored_bytes(format: Format, shape: tuple[int, ...]) -> int:
     return -(-format.bytes(rows, columns) // ALIGNMENT) * ALIGNMENT
 
 
-def matrices(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+def matrices(tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The tensors that a plan speaks of; vectors are always F32."""
     return tuple(tensor for tensor in tensors if tensor.role in MATRIX_ROLES)
 
 
-def replan(plan: Plan, checkpoint: Checkpoint) -> Plan:
+def replan(plan: Plan, checkpoint: Checkpoint, *, source: str = "the plan") -> Plan:
     """The plan with bytes and predicted KL derived anew from its formats, its table and the checkpoint's shapes.
 
-    The predicted KL is None where a format is not in the table. Raises InputError where plan and checkpoint differ.
+    Where they differ from what the plan says, it was edited: its note and its measurements are dropped. The predicted
+    KL is None where a format is not in the table. Raises InputError, naming `source`, where plan and checkpoint differ.
     """
     if plan.fingerprint != checkpoint.fingerprint:
         raise InputError(
-            f"the plan was made for another checkpoint than {checkpoint.path}: make one with 'edgekit plan'"
+            f"{source} was made for another checkpoint than {checkpoint.path}: make one with 'edgekit plan'"
         )
-    shapes = {tensor.name: tensor.shape for tensor in matrices(checkpoint.tensors)}
+    return derive(plan, {tensor.name: tensor.shape for tensor in matrices(checkpoint.tensors)}, source=source)
+
+
+def derive(plan: Plan, shapes: Mapping[str, tuple[int, ...]], *, source: str) -> Plan:
+    """`replan` for matrices of those shapes."""
     for name in sorted(plan.formats.keys() - shapes.keys()):
-        raise InputError(f'{checkpoint.path} has no matrix "{name}": remove it from the plan')
+        raise InputError(f'{source}: the model has no matrix "{name}": remove that entry')
     for name in sorted(shapes.keys() - plan.formats.keys()):
-        raise InputError(f'the plan says nothing of "{name}": add it with a type')
+        raise InputError(f'{source}: the matrix "{name}" is missing: add it with a type')
     total = plan.fixed_bytes
     for name, shape in shapes.items():
         format = format_of(plan.formats[name])
         if not format.carries(shape[1]):
             raise InputError(
-                f'"{name}" has rows of {shape[1]} weights, which {format.name} cannot carry: '
+                f'{source}: {format.name} cannot carry "{name}", whose rows have {shape[1]} weights: '
                 f"it takes multiples of {format.block}"
             )
         total += stored_bytes(format, shape)
-    return replace(plan, bytes=total, kld_predicted=predicted_kl(plan.sensitivities, plan.formats))
+    kl = predicted_kl(plan.sensitivities, plan.formats)
+    if total == plan.bytes and _same(kl, plan.kld_predicted):
+        return plan
+    return replace(plan, bytes=total, kld_predicted=kl, measured=(), note="edited by hand")
 
 
-def predicted_kl(sensitivities: tuple[Sensitivity, ...], formats: Mapping[str, str]) -> float | None:
+def predicted_kl(sensitivities: Sequence[Sensitivity], formats: Mapping[str, str]) -> float | None:
     """The table's KLs of those formats, summed; None where the table lacks one."""
     table = {(s.name, c.format): c.kl for s in sensitivities for c in s.candidates}
-    found = [table.get(choice) for choice in formats.items()]
-    known = [kl for kl in found if kl is not None]
-    return sum(known) if len(known) == len(found) else None
+    if not all(choice in table for choice in formats.items()):
+        return None
+    return math.fsum(table[choice] for choice in formats.items())
+
+
+def _same(first: float | None, second: float | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-300)
