@@ -10,23 +10,27 @@ from edgekit.models.errors import InputError, MissingExtra
 from edgekit.runtimes.session import Session
 
 
-def prompt_tokens(session: Session, text: str, *, raw: bool = False) -> list[int]:
+def prompt_tokens(session: Session, text: str, *, raw: bool = False, system: str | None = None) -> list[int]:
     """BOS if the model wants it, then the text: as a user's message in the chat template, unless `raw` or without one.
 
-    Raises InputError where the template cannot be rendered, MissingExtra where jinja2 is not installed.
+    `system` is a system message before it. Raises InputError where the template cannot be rendered or a system message
+    has no template, MissingExtra where jinja2 is not installed.
     """
-    template = session.chat_template
-    if raw or template is None:
+    template = None if raw else session.chat_template
+    if template is not None:
+        tokens = session.encode(render(template, text, session, system=system), special=True)
+    elif system is None:
         tokens = session.encode(text)
     else:
-        tokens = session.encode(render(template, text, session), special=True)
+        why = "--raw goes without the chat template" if raw else "the file has no chat template"
+        raise InputError(f"{why}, and a system message needs one: write it into the prompt")
     if session.bos is not None and tokens[:1] != [session.bos]:
         tokens.insert(0, session.bos)
     return tokens
 
 
-def render(template: str, text: str, session: Session) -> str:
-    """The chat template with one user message, up to where the model's answer starts.
+def render(template: str, text: str, session: Session, *, system: str | None = None) -> str:
+    """The chat template with one user message (and a system message), up to where the model's answer starts.
 
     A template comes with a file from anywhere: it runs in jinja2's sandbox, which gives it no attribute or function
     beyond its own arguments.
@@ -41,9 +45,11 @@ def render(template: str, text: str, session: Session) -> str:
     )
     environment.filters["tojson"] = _to_json
     environment.globals.update(raise_exception=_raise, strftime_now=lambda form: datetime.now().strftime(form))
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": text})
     try:
         return environment.from_string(template).render(
-            messages=[{"role": "user", "content": text}],
+            messages=messages,
             add_generation_prompt=True,
             bos_token="" if session.bos is None else session.token_text(session.bos),
             eos_token="" if session.eos is None else session.token_text(session.eos),
