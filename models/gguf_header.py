@@ -33,6 +33,7 @@ _SCALARS = {
     12: "<f8",
 }
 _MAX_DIMENSIONS = 4
+_MAX_ARRAY = 1 << 24  # far more than any vocabulary: an array becomes a list, many times its size in the file
 _DEFAULT_ALIGNMENT = 32
 
 
@@ -106,6 +107,8 @@ class _Reader:
         if kind != _ARRAY:
             return self._number(self._scalar(kind))
         element, count = self._number("<u4"), self._number("<u8")
+        if count > _MAX_ARRAY:
+            raise self._bad(f"an array in its header has {count} elements")
         if element == _STRING:
             self._need(8 * count)
             return [self._string() for _ in range(count)]
