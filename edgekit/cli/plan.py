@@ -1,0 +1,76 @@
+"""edgekit plan: sensitivity and allocation only."""
+
+from __future__ import annotations
+
+from edgekit.cli import options, output
+from edgekit.figures import bytes_text, kl_text, seconds_text
+
+EXAMPLES = (
+    "edgekit plan CHECKPOINT --size 190MB -o plan.json",
+    "edgekit quantize CHECKPOINT --plan plan.json -o model.gguf",
+)
+
+
+def command(
+    checkpoint: options.CheckpointArgument,
+    output_path: options.OutputOption,
+    device: options.DeviceOption = None,
+    tps: options.TpsOption = None,
+    max_kl: options.MaxKlOption = None,
+    context: options.ContextOption = None,
+    size: options.SizeOption = None,
+    bpw: options.BpwOption = None,
+    bits: options.BitsOption = None,
+    formats: options.FormatsOption = None,
+    calib: options.CalibOption = None,
+    adapter: options.AdapterOption = None,
+    seed: options.SeedOption = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Choose each tensor's type for a budget and write the plan, a JSON file that can be edited.
+
+    Give one budget: --device, --size or --bpw; or --formats with one type for all tensors.
+    """
+    options.check_output(output_path, ".json")
+    options.check_files("--calib", calib or [])
+    target = options.read_target(
+        device=device, tps=tps, max_kl=max_kl, context=context, size=size, bpw=bpw, bits=bits, formats=formats
+    )
+    from edgekit import pipeline
+    from edgekit.quant.plan_file import write_plan
+    from edgekit.report.data import plan_bits_per_weight
+
+    with output.stdout_reserved(as_json):
+        result = pipeline.plan(checkpoint, target, calib=calib or [], seed=seed, adapter=adapter)
+        write_plan(result.plan, output_path)
+    plan = result.plan
+    bpw = plan_bits_per_weight(plan)
+    if as_json:
+        output.print_json(
+            {
+                "path": output_path,
+                "bytes": plan.bytes,
+                "bpw": bpw,
+                "kld_predicted": plan.kld_predicted,
+                "note": plan.note,
+                "formats": plan.formats,
+                "seconds": result.seconds,
+            }
+        )
+        return
+    counts: dict[str, int] = {}
+    for name in plan.formats.values():
+        counts[name] = counts.get(name, 0) + 1
+    output.print_facts(
+        [
+            ("wrote", str(output_path)),
+            ("file size", f"{bytes_text(plan.bytes)} ({plan.bytes:,} bytes)"),
+            ("bits per weight", None if bpw is None else f"{bpw:.2f}"),
+            ("KL predicted", f"{kl_text(plan.kld_predicted)} nats per token"),
+            ("types", ", ".join(f"{count} × {name}" for name, count in sorted(counts.items()))),
+            ("note", plan.note),
+            ("time", seconds_text(sum(result.seconds.values()))),
+            ("next", f"edgekit quantize {checkpoint} --plan {output_path} -o model.gguf"),
+        ]
+    )

@@ -1,0 +1,119 @@
+"""edgekit quantize: the whole line from a checkpoint to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekit.cli import options, output
+from edgekit.figures import bytes_text, kl_text, seconds_text
+from edgekit.models.errors import InputError
+
+if TYPE_CHECKING:
+    from edgekit.pipeline import Artifact
+
+EXAMPLES = (
+    "edgekit quantize CHECKPOINT --device pi4b -o model.gguf",
+    "edgekit quantize CHECKPOINT --size 190MB --calib notes.txt -o model.gguf",
+    "edgekit quantize CHECKPOINT --bpw 4.5 --bits 4,8,16 -o model.gguf",
+    "edgekit quantize CHECKPOINT --formats q4_0 -o model.gguf",
+    "edgekit quantize CHECKPOINT --plan plan.json -o model.gguf",
+)
+
+
+def command(
+    checkpoint: options.CheckpointArgument,
+    output_path: options.OutputOption,
+    device: options.DeviceOption = None,
+    tps: options.TpsOption = None,
+    max_kl: options.MaxKlOption = None,
+    context: options.ContextOption = None,
+    size: options.SizeOption = None,
+    bpw: options.BpwOption = None,
+    bits: options.BitsOption = None,
+    formats: options.FormatsOption = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="A plan to follow, in place of a budget.")] = None,
+    calib: options.CalibOption = None,
+    adapter: options.AdapterOption = None,
+    seed: options.SeedOption = 0,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report beside the output.")] = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Quantise a checkpoint into a GGUF that fits a budget.
+
+    Give one budget: --device, --size or --bpw; or --formats with one type for all tensors; or --plan.
+    """
+    options.check_output(output_path, ".gguf")
+    options.refuse_same(checkpoint, output_path)
+    options.check_files("--calib", calib or [])
+    target = None
+    if plan is None:
+        target = options.read_target(
+            device=device, tps=tps, max_kl=max_kl, context=context, size=size, bpw=bpw, bits=bits, formats=formats
+        )
+    else:
+        options.check_files("--plan", [plan])
+        _refuse_beside_plan(device, size, bpw, bits, formats, tps, max_kl, context)
+    from edgekit import pipeline
+
+    with output.stdout_reserved(as_json):
+        artifact = pipeline.quantize(
+            checkpoint,
+            output_path,
+            target,
+            plan=plan,
+            calib=calib or [],
+            seed=seed,
+            adapter=adapter,
+            report=not no_report,
+        )
+    show(artifact, as_json)
+
+
+def show(artifact: Artifact, as_json: bool) -> None:
+    """Print what was made."""
+    from edgekit.report.data import plan_bits_per_weight
+
+    bpw = plan_bits_per_weight(artifact.plan)
+    if as_json:
+        output.print_json(
+            {
+                "path": artifact.path,
+                "bytes": artifact.bytes,
+                "sha256": artifact.sha256,
+                "bpw": bpw,
+                "kld_predicted": artifact.kld_predicted,
+                "kld_measured": artifact.kld_measured,
+                "note": artifact.plan.note,
+                "report": artifact.report,
+                "seconds": artifact.seconds,
+            }
+        )
+        return
+    output.print_facts(
+        [
+            ("wrote", str(artifact.path)),
+            ("size", f"{bytes_text(artifact.bytes)} ({artifact.bytes:,} bytes)"),
+            ("bits per weight", None if bpw is None else f"{bpw:.2f}"),
+            ("KL predicted", _nats(artifact.kld_predicted)),
+            ("KL measured", _nats(artifact.kld_measured)),
+            ("note", artifact.plan.note),
+            ("time", seconds_text(sum(artifact.seconds.values()))),
+            ("report", None if artifact.report is None else str(artifact.report)),
+            ("next", f'edgekit run {artifact.path} -p "Once upon a time"'),
+        ]
+    )
+
+
+def _nats(kl: float | None) -> str | None:
+    return None if kl is None else f"{kl_text(kl)} nats per token"
+
+
+def _refuse_beside_plan(*values: object) -> None:
+    names = ("--device", "--size", "--bpw", "--bits", "--formats", "--tps", "--max-kl", "--context")
+    given = [name for name, value in zip(names, values, strict=True) if value is not None]
+    if given:
+        raise InputError(f"--plan already names every tensor's type: drop {' and '.join(given)}, or --plan")

@@ -1,0 +1,239 @@
+"""The page: headings, key facts, tables, and the charts between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element, tostring
+
+from edgekit.figures import bytes_text, count_text, kl_text, seconds_text
+from edgekit.models.files import atomic_write
+from edgekit.report import charts, maps
+from edgekit.report.data import ReportData, TensorRow, bits_per_weight, tensor_rows
+from edgekit.report.markup import Child, node
+
+_STYLE = Path(__file__).with_name("style.css")
+_ROLE_NAMES = {
+    "embedding": "embedding",
+    "head": "output head",
+    "q": "query",
+    "k": "key",
+    "v": "value",
+    "o": "attention output",
+    "gate": "gate",
+    "up": "up",
+    "down": "down",
+    "vectors": "norms and biases",
+    "header": "header and tokenizer",
+}
+
+
+def write_report(path: Path, data: ReportData) -> Path:
+    """Write the page to `path`, whole or not at all, and return `path`.
+
+    Raises InputError where the folder cannot be written to, TargetError where the disk is full.
+    """
+    page = "<!DOCTYPE html>\n" + tostring(_page(data), encoding="unicode", method="html") + "\n"
+    with atomic_write(path) as file:
+        file.write(page.encode())
+    return path
+
+
+def _page(data: ReportData) -> Element:
+    rows = tensor_rows(data)
+    main = node("main", *_heading(data), _facts(data, rows), _note(data))
+    main.append(node("div", _sensitivity(data), _widths(rows), class_="pair"))
+    main.append(_bytes(data, rows))
+    main.append(node("div", _curve(data), _agreement(data), class_="pair"))
+    if data.seconds:
+        main.append(_section("Seconds per stage", _stages_text(data), charts.stage_bars(data.seconds)))
+    main.append(_tensors(rows))
+    main.append(_footer(data))
+    head = node(
+        "head",
+        node("meta", charset="utf-8"),
+        node("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        node("title", f"{data.path.name} · edgekit report"),
+        node("style", _STYLE.read_text()),
+    )
+    return node("html", head, node("body", main), lang="en")
+
+
+def _heading(data: ReportData) -> list[Element]:
+    spec = data.spec
+    heads = f"{_heads(spec.heads)} query and {_heads(spec.kv_heads)} KV heads"
+    shape = f"{spec.family}, {spec.layers} layers, {spec.hidden} wide, {heads}"
+    tail = f"vocabulary {spec.vocab:,}, context {spec.context:,}"
+    return [
+        node("p", "edgekit quantisation report", class_="over"),
+        node("h1", data.path.name),
+        node("p", f"From {data.model}: {shape}, {tail}.", class_="lead"),
+    ]
+
+
+def _heads(counts: Sequence[int]) -> str:
+    low, high = min(counts, default=0), max(counts, default=0)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _facts(data: ReportData, rows: Sequence[TensorRow]) -> Element:
+    weights = sum(row.weights for row in rows)
+    share = (
+        f"{100 * data.bytes / data.max_bytes:.1f} % of the {bytes_text(data.max_bytes)} budget"
+        if data.max_bytes
+        else None
+    )
+    within = f"limit {data.max_kl:g}, " if data.max_kl is not None else ""
+    facts = [
+        _fact("File", bytes_text(data.bytes), f"{data.bytes:,} bytes", share),
+        _fact("Bits per weight", f"{bits_per_weight(rows):.2f}", f"{count_text(weights)} weights; matrices only"),
+        _fact("KL predicted", kl_text(data.plan.kld_predicted), f"{within}nats per token"),
+    ]
+    if data.kld_measured is not None:
+        facts.append(_fact("KL measured", kl_text(data.kld_measured), "nats per token, on held-out calibration text"))
+    if data.device is not None:
+        speed = f"{data.device.tokens_per_s:.3g} tok/s"
+        facts.append(_fact("Decode, predicted", speed, f"{data.device.title}: {data.device.bound}"))
+    if data.seconds:
+        facts.append(_fact("Time taken", seconds_text(sum(data.seconds.values()))))
+    return node("dl", *facts, class_="facts")
+
+
+def _fact(name: str, value: str, *notes: str | None) -> Element:
+    return node(
+        "div",
+        node("dt", name),
+        node("dd", value, class_="big"),
+        *(node("dd", note, class_="sub") for note in notes if note),
+    )
+
+
+def _note(data: ReportData) -> Element | None:
+    return node("p", data.plan.note, class_="note") if data.plan.note else None
+
+
+def _section(title: str, why: str, *content: Child) -> Element:
+    return node("section", node("h2", title), node("p", why, class_="why"), *content)
+
+
+def _sensitivity(data: ReportData) -> Element:
+    width = maps.sensitivity_width(data)
+    if width is None:
+        return _section("Sensitivity", "No statistics were taken for this plan, so no sensitivity is known.")
+    why = f"KL predicted when this matrix alone is at {width} bits, in thousandths of a nat: what bits would buy where."
+    return _section(f"Sensitivity at {width} bits", why, maps.sensitivity_map(data, width))
+
+
+def _widths(rows: Sequence[TensorRow]) -> Element:
+    return _section(
+        "Bits by tensor",
+        "The type that the plan gives each matrix, with the share of weights by width.",
+        maps.width_map(rows),
+    )
+
+
+def _bytes(data: ReportData, rows: Sequence[TensorRow]) -> Element:
+    groups: dict[str, list[TensorRow]] = {}
+    for row in rows:
+        groups.setdefault(row.role if len(row.shape) == 2 else "vectors", []).append(row)
+    order = [role for role in _ROLE_NAMES if role in groups] + sorted(set(groups).difference(_ROLE_NAMES))
+    sizes = {role: sum(row.bytes for row in groups[role]) for role in order}
+    header = data.bytes - sum(sizes.values())
+    shares = [(_ROLE_NAMES.get(role, role), role, sizes[role]) for role in order]
+    shares.append((_ROLE_NAMES["header"], "header", max(0, header)))
+    body = [_byte_line(role, groups[role], sizes[role], data.bytes) for role in order]
+    body.append(_byte_line("header", [], header, data.bytes))
+    titles = (
+        ("Part", ""),
+        ("Tensors", "n"),
+        ("Weights", "n"),
+        ("Bytes", "n"),
+        ("Share", "n"),
+        ("Bits/weight", "n"),
+        ("Types", ""),
+    )
+    head = node("tr", *(node("th", title, class_=class_ or None, scope="col") for title, class_ in titles))
+    table = node("table", node("thead", head), node("tbody", *body), class_="bytes")
+    why = "All bytes of the file, tensor padding included; the header holds the tokenizer and the metadata."
+    return _section("Where the bytes went", why, charts.byte_bar(shares), node("div", table, class_="scroll"))
+
+
+def _byte_line(role: str, rows: Sequence[TensorRow], size: int, total: int) -> Element:
+    weights = sum(row.weights for row in rows)
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.format.upper()] = counts.get(row.format.upper(), 0) + 1
+    types = ", ".join(
+        f"{count} × {name}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
+    key = node(
+        "svg",
+        node("rect", width=11, height=11, rx=2, class_=role),
+        class_="key",
+        viewBox="0 0 11 11",
+        aria_hidden="true",
+    )
+    return node(
+        "tr",
+        node("td", key, _ROLE_NAMES.get(role, role)),
+        node("td", str(len(rows)) if rows else "", class_="n"),
+        node("td", f"{weights:,}" if rows else "", class_="n"),
+        node("td", f"{size:,}", class_="n"),
+        node("td", f"{100 * size / total:.1f} %", class_="n"),
+        node("td", f"{8 * size / weights:.2f}" if weights else "", class_="n"),
+        node("td", types, class_="wrap"),
+    )
+
+
+def _curve(data: ReportData) -> Element:
+    chart = charts.size_curve(data)
+    if chart is None:
+        return _section("KL against size", "Only one plan was considered, so there is no curve.")
+    why = "Predicted KL of the plans considered" + (", with the measured ones as rings." if data.plan.measured else ".")
+    return _section("KL against size", why, chart)
+
+
+def _agreement(data: ReportData) -> Element:
+    predicted = {point.bytes: point.kl for point in data.plan.curve}
+    pairs = [(predicted[point.bytes], point.kl) for point in data.plan.measured if point.bytes in predicted]
+    chosen = None
+    if data.plan.kld_predicted is not None and data.kld_measured is not None:
+        chosen = (data.plan.kld_predicted, data.kld_measured)
+    chart = charts.agreement(pairs, chosen)
+    if chart is None:
+        return _section(
+            "Predicted against measured KL",
+            "No KL was measured in this run; edgekit eval measures a file on your own text.",
+        )
+    why = "How far the prediction can be trusted: points on the line were predicted exactly."
+    return _section("Predicted against measured KL", why, chart)
+
+
+def _stages_text(data: ReportData) -> str:
+    return f"{seconds_text(sum(data.seconds.values()))} in all, on the machine that made the file."
+
+
+def _tensors(rows: Sequence[TensorRow]) -> Element:
+    titles = (("Tensor", ""), ("Shape", "n"), ("Type", ""), ("Bytes", "n"), ("Bits/weight", "n"), ("KL predicted", "n"))
+    head = node("tr", *(node("th", title, class_=class_ or None, scope="col") for title, class_ in titles))
+    body = []
+    for row in rows:
+        shape = " × ".join(str(size) for size in row.shape)
+        cells = (row.name, shape, row.format.upper(), f"{row.bytes:,}", f"{8 * row.bytes / row.weights:.2f}")
+        kl = kl_text(row.kl) if row.kl is not None else "–"
+        classes = ("name", "n", None, "n", "n", "n")
+        body.append(
+            node("tr", *(node("td", cell, class_=class_) for cell, class_ in zip((*cells, kl), classes, strict=True)))
+        )
+    table = node("table", node("thead", head), node("tbody", *body))
+    summary = node("summary", node("h2", f"All {len(rows)} tensors"))
+    return node("section", node("details", summary, node("div", table, class_="scroll")))
+
+
+def _footer(data: ReportData) -> Element:
+    lines = [
+        "Predicted KL is a quadratic estimate from calibration statistics. Sizes are in units of 1000 bytes. "
+        "Speeds are predictions from the device's profile, not measurements.",
+        f"SHA-256 of {data.path.name}: {data.sha256}",
+    ]
+    return node("footer", *(node("p", line) for line in lines))
