@@ -85,9 +85,9 @@ const float *checked_importance(const Array &importance, const Array &rows) {
   return data;
 }
 
-Matrix<uint8_t> encode(const std::string &name, const Array &rows, nb::object importance, int threads) {
+Matrix<uint8_t> encode(const std::string &name, const Array &rows, nb::object importance, int threads, int isa_level) {
   const ek_format &format = format_named(name);
-  ek_encode_fn *encoder = ek_encoder_find(format.name);
+  ek_encode_fn *encoder = ek_encoder_find(format.name, isa_level);
   if (!encoder) throw nb::value_error((name + " has no encoder").c_str());
   check_threads(threads);
   if (rows.ndim() != 2) throw nb::value_error(("rows must be (N, K), not " + shape_of(rows)).c_str());
@@ -193,7 +193,9 @@ nb::dict layout(const std::string &name) {
 NB_MODULE(_native, m) {
   m.doc() = "edgekit's C core: block encoders and decoders";
   m.def("encode", &encode, nb::arg("format"), nb::arg("rows"), nb::arg("importance").none(), nb::arg("threads") = 1,
+        nb::arg("isa_level") = -1,
         "Rows (N, K) float32 to blocks (N, B) uint8; importance None, (K,) or (N, K) float32.");
+  m.def("isa_levels", &ek_isa_levels, "How many instruction set levels encode can be asked for; -1 is the highest.");
   m.def("decode", &decode, nb::arg("format"), nb::arg("blocks"), nb::arg("columns"), nb::arg("threads") = 1,
         "Blocks (N, B) uint8 to rows (N, K) float32.");
   m.def("unpack", &unpack, nb::arg("format"), nb::arg("blocks"), nb::arg("columns"), nb::arg("threads") = 1,

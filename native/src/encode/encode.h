@@ -23,8 +23,12 @@ typedef struct ek_source {
  * whose importance is 0 throughout is rounded as if it were 1. */
 typedef void ek_encode_fn(const ek_source *source, size_t first, size_t count, uint8_t *out);
 
-/* NULL where the format has no encoder. */
-ek_encode_fn *ek_encoder_find(const char *format_name);
+/* How many instruction set levels this build has that this machine can run: base, and on x86-64 AVX2 and AVX-512. All give
+ * the same bytes. */
+int ek_isa_levels(void);
+
+/* The encoder for that level, or for the highest where level is -1; NULL where the format has none. */
+ek_encode_fn *ek_encoder_find(const char *format_name, int level);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,238 @@
+/* Q4_K, Q5_K: eight groups of 32 weights, value = (d * scale) * q - (dmin * minimum), 6-bit scale and minimum per group. */
+#include "affine_search.h"
+
+#include "pack.h"
+
+/* A batch is two superblocks of eight lanes. */
+enum { GROUPS = 8 };
+
+#ifndef REACH1
+#define REACH1 4
+#define REACH2 1
+#define ROUNDS 2
+#define STARTS {63, 63}, {61, 63}, {65, 62}
+#define REFITS 2
+#endif
+
+static const ek_ends q4_k_ends = {.first = -0.06f, .step = 0.033f, .ends = 8, .top = 15};
+static const ek_ends q5_k_ends = {.first = -0.04f, .step = 0.025f, .ends = 8, .top = 31};
+
+/* The largest real scale and minimum become these codes at first, in turn. */
+static const float starts[][2] = {STARTS};
+
+/* One choice of all that is stored but the codes; d and dmin are the same in all lanes of a superblock. */
+typedef struct choice {
+  _Alignas(64) float d[EK_BATCH], dmin[EK_BATCH], scale[EK_BATCH], minimum[EK_BATCH], error[EK_BATCH];
+} choice;
+
+/* What the groups want: the best real scales and minima, and the groups' constants. */
+typedef struct wish {
+  _Alignas(64) float d[EK_BATCH], m[EK_BATCH];
+  ek_group groups[EK_BATCH / EK_WIDTH];
+} wish;
+
+static void fit_groups(const ek_batch *batch, const ek_ends *ends, wish *want) {
+  for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
+    const ek_group group = group_of(batch, lane);
+    ek_affine a = coarse_affine(batch, lane, &group, ends, 1);
+    for (int t = 0; t < REFITS; t++) {
+      const ek_left left = affine_left(batch, lane, ends->top, a);
+      a = affine_fit(&group, &left, a, 1);
+    }
+    want->groups[lane / EK_WIDTH] = group;
+    vstore(want->d + lane, vmax(a.d, vf(0)));
+    vstore(want->m + lane, a.m);
+  }
+}
+
+/* For every group: the scale within `reach` of the one that is nearest to real scale `near`, and the minimum, with the least error. Where the scale
+ * changes, the minimum that keeps the middle code in place follows. */
+static void choose(const ek_batch *batch, float top, const wish *want, const float *near_d, const float *near_m, int reach, choice *c) {
+  for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
+    const ek_group *group = &want->groups[lane / EK_WIDTH];
+    const ek_vf d = vload(c->d + lane), dmin = vload(c->dmin + lane);
+    const ek_vf centre_d = vload(near_d + lane), centre_m = vload(near_m + lane);
+    const ek_vf middle = vratio(vload(want->m + lane) + group->mean, vload(want->d + lane));
+    const ek_vf centre = vcode(vratio(centre_d, d), 0, 63), per_dmin = vratio(vf(1), dmin);
+    ek_vf least = vf(0x1p127f), scale = vf(0), minimum = vf(0);
+    for (int step = -reach; step <= reach; step++) {
+      const ek_vf s = vcode(centre + (float)step, 0, 63);
+      ek_affine a = {d * s, vf(0)};
+      ek_vf m = centre_m + (a.d - centre_d) * middle;
+      for (int again = 0; again < 2; again++) {
+        const ek_vf code = vcode(m * per_dmin, 0, 63);
+        a.m = dmin * code;
+        const ek_left left = affine_left(batch, lane, top, a);
+        const ek_vi better = left.error < least;
+        least = vselect(better, left.error, least);
+        scale = vselect(better, s, scale);
+        minimum = vselect(better, code, minimum);
+        m = a.m - left.e / group->total;
+      }
+    }
+    vstore(c->scale + lane, scale);
+    vstore(c->minimum + lane, minimum);
+    vstore(c->error + lane, least);
+  }
+}
+
+/* The fp16 d and dmin that are best for the scales, minima and codes chosen. Least squares over the superblock. */
+static void refit(const ek_batch *batch, float top, choice *c) {
+  _Alignas(64) float p[EK_BATCH], r[EK_BATCH], aa[EK_BATCH], ab[EK_BATCH], bb[EK_BATCH];
+  for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
+    const ek_vf scale = vload(c->scale + lane), minimum = vload(c->minimum + lane);
+    const ek_affine a = {vload(c->d + lane) * scale, vload(c->dmin + lane) * minimum};
+    const ek_left left = affine_left(batch, lane, top, a);
+    ek_vf total = vf(0);
+    for (int k = 0; k < 32; k++) total += vload(&batch->w[k][lane]);
+    vstore(p + lane, scale * left.eq);
+    vstore(r + lane, minimum * left.e);
+    vstore(aa + lane, scale * scale * left.qq);
+    vstore(ab + lane, scale * minimum * left.q);
+    vstore(bb + lane, minimum * minimum * total);
+  }
+  for (int at = 0; at < EK_BATCH; at += GROUPS) {
+    double sp = 0, sr = 0, saa = 0, sab = 0, sbb = 0;
+    for (int l = at; l < at + GROUPS; l++) {
+      sp += p[l];
+      sr += r[l];
+      saa += aa[l];
+      sab += ab[l];
+      sbb += bb[l];
+    }
+    /* minimise sum w (e - x q scale + y minimum)^2 */
+    const double det = saa * sbb - sab * sab;
+    double x = 0, y = 0;
+    if (det > 1e-9 * saa * sbb) {
+      x = (sp * sbb - sr * sab) / det;
+      y = (sp * sab - sr * saa) / det;
+    } else if (saa > 0) {
+      x = sp / saa;
+    }
+    const float d = ek_half_near((float)(c->d[at] + x)), dmin = ek_half_near((float)(c->dmin[at] + y));
+    for (int l = at; l < at + GROUPS; l++) {
+      c->d[l] = d;
+      c->dmin[l] = dmin;
+    }
+  }
+}
+
+/* Keeps for each superblock the better of the two choices in `best`. */
+static void keep_better(const choice *c, choice *best) {
+  for (int at = 0; at < EK_BATCH; at += GROUPS) {
+    float now = 0, before = 0;
+    for (int l = at; l < at + GROUPS; l++) {
+      now += c->error[l];
+      before += best->error[l];
+    }
+    if (!(now < before)) continue;
+    for (int l = at; l < at + GROUPS; l++) {
+      best->d[l] = c->d[l];
+      best->dmin[l] = c->dmin[l];
+      best->scale[l] = c->scale[l];
+      best->minimum[l] = c->minimum[l];
+      best->error[l] = c->error[l];
+    }
+  }
+}
+
+static void start(const wish *want, const float codes[2], choice *c) {
+  for (int at = 0; at < EK_BATCH; at += GROUPS) {
+    float d = 0, m = 0;
+    for (int l = at; l < at + GROUPS; l++) {
+      d = want->d[l] > d ? want->d[l] : d;
+      m = want->m[l] > m ? want->m[l] : m;
+    }
+    d = ek_half_near(d / codes[0]);
+    m = ek_half_near(m / codes[1]);
+    for (int l = at; l < at + GROUPS; l++) {
+      c->d[l] = d;
+      c->dmin[l] = m;
+    }
+  }
+}
+
+static void fit_superblocks(const ek_batch *batch, const ek_ends *ends, choice *best) {
+  wish want;
+  choice c;
+  fit_groups(batch, ends, &want);
+  for (int l = 0; l < EK_BATCH; l++) best->error[l] = 0x1p120f;
+  for (size_t s = 0; s < sizeof starts / sizeof *starts; s++) {
+    start(&want, starts[s], &c);
+    choose(batch, ends->top, &want, want.d, want.m, REACH1, &c);
+    keep_better(&c, best);
+    for (int round = 0; round < ROUNDS; round++) {
+      _Alignas(64) float d[EK_BATCH], m[EK_BATCH];
+      refit(batch, ends->top, &c);
+      for (int l = 0; l < EK_BATCH; l++) {
+        d[l] = c.d[l] * c.scale[l];
+        m[l] = c.dmin[l] * c.minimum[l];
+      }
+      choose(batch, ends->top, &want, d, m, REACH2, &c);
+      keep_better(&c, best);
+    }
+  }
+}
+
+/* d, dmin and the 6-bit scales and minima: 16 bytes. */
+static void pack_scales(const choice *c, int at, uint8_t *out) {
+  ek_store_u16(out, ek_half_of_float(c->d[at]));
+  ek_store_u16(out + 2, ek_half_of_float(c->dmin[at]));
+  for (int j = 0; j < 4; j++) {
+    const unsigned s0 = (unsigned)c->scale[at + j], s4 = (unsigned)c->scale[at + j + 4];
+    const unsigned m0 = (unsigned)c->minimum[at + j], m4 = (unsigned)c->minimum[at + j + 4];
+    out[4 + j] = (uint8_t)(s0 | s4 >> 4 << 6);
+    out[8 + j] = (uint8_t)(m0 | m4 >> 4 << 6);
+    out[12 + j] = (uint8_t)((s4 & 15) | (m4 & 15) << 4);
+  }
+}
+
+static void pack_low_nibbles(const uint8_t codes[GROUPS][32], uint8_t *out) {
+  for (int pair = 0; pair < 4; pair++) {
+    for (int j = 0; j < 32; j++) {
+      out[32 * pair + j] = (uint8_t)((codes[2 * pair][j] & 15) | (codes[2 * pair + 1][j] & 15) << 4);
+    }
+  }
+}
+
+static void pack_high_bits(const uint8_t codes[GROUPS][32], uint8_t *out) {
+  for (int j = 0; j < 32; j++) {
+    unsigned bits = 0;
+    for (int s = 0; s < GROUPS; s++) bits |= (unsigned)(codes[s][j] >> 4) << s;
+    out[j] = (uint8_t)bits;
+  }
+}
+
+EK_INLINE void encode(const ek_source *source, size_t first, size_t count, uint8_t *out, const ek_ends *ends, size_t bytes) {
+  ek_batch batch;
+  choice c;
+  uint8_t codes[EK_BATCH][32];
+  for (size_t i = 0; i < count; i += 2) {
+    const int here = count - i < 2 ? 1 : 2;
+    load_batch(source, (first + i) * EK_SUPERBLOCK, here * GROUPS, 32, EK_SUPERBLOCK, &batch);
+    fit_superblocks(&batch, ends, &c);
+    for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
+      const ek_vf inverse = vratio(vf(1), vload(c.d + lane) * vload(c.scale + lane));
+      const ek_vf m = vload(c.dmin + lane) * vload(c.minimum + lane);
+      for (int k = 0; k < 32; k++) {
+        put_codes(vcode((vload(&batch.x[k][lane]) + m) * inverse, 0, ends->top), 0, &codes[lane][k], 32);
+      }
+    }
+    for (int b = 0; b < here; b++) {
+      uint8_t *block = out + (i + (size_t)b) * bytes;
+      pack_scales(&c, b * GROUPS, block);
+      if (ends->top > 15) pack_high_bits(codes + b * GROUPS, block + 16);
+      pack_low_nibbles(codes + b * GROUPS, block + bytes - 128);
+    }
+  }
+}
+
+ek_encode_fn EK_ISA_NAME(ek_encode_q4_k), EK_ISA_NAME(ek_encode_q5_k);
+
+void EK_ISA_NAME(ek_encode_q4_k)(const ek_source *source, size_t first, size_t count, uint8_t *out) {
+  encode(source, first, count, out, &q4_k_ends, 144);
+}
+
+void EK_ISA_NAME(ek_encode_q5_k)(const ek_source *source, size_t first, size_t count, uint8_t *out) {
+  encode(source, first, count, out, &q5_k_ends, 176);
+}
