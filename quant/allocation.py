@@ -161,10 +161,12 @@ def _impossible(
 def _solve(items: Items, limit: float, max_kl: float | None) -> tuple[tuple[int, ...], str | None]:
     """The picks, and a note where the KL limit could not be met."""
     if max_kl is not None:
-        smallest = solve(items.reversed(), max_kl * (1 - ROUNDING))
-        if smallest is not None:
+        for margin in (1.0, 1 - ROUNDING):  # the solver's own sum may be off in the last digits
+            smallest = solve(items.reversed(), max_kl * margin)
+            if smallest is None:
+                break
             picks = tuple(len(costs) - 1 - pick for costs, pick in zip(items.costs, smallest.picks, strict=True))
-            if items.cost(picks) <= limit:
+            if items.cost(picks) <= limit and items.value(picks) <= max_kl:
                 return picks, None
     if math.isinf(limit):
         best = tuple(len(costs) - 1 for costs in items.costs)
