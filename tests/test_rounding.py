@@ -1,4 +1,4 @@
-"""Rounding in row chunks, weighted by the importance, against the encoder called on single rows."""
+"""Rounding in row chunks, weighted by the importance, against the encoder called once."""
 
 from __future__ import annotations
 
@@ -30,19 +30,15 @@ def element_weights(importance: Importance) -> np.ndarray:
 
 @pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
 @pytest.mark.parametrize("terms", [1, 2])
-def test_chunks_equal_single_rows(format: Format, terms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_equal_the_whole(format: Format, terms: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row gets its own weights wherever chunks begin: a chunk's offset into the importance must not be lost."""
     values, importance = values_and_importance(terms)
     monkeypatch.setattr(rounding, "CHUNK_WEIGHTS", 5 * COLUMNS)
     blocks = round_tensor(values, format, importance)
     assert blocks.shape == (ROWS, format.bytes(1, COLUMNS)) and blocks.dtype == np.uint8
-    weights = element_weights(importance)
-    for row in range(ROWS):
-        dense = (weights[row] / weights[row].mean() + rounding.DAMPING).astype(np.float32)
-        alone = format.decode(format.encode(values[row : row + 1], dense[None]))
-        error = np.sum(dense * (format.decode(blocks[row : row + 1]) - values[row]) ** 2, dtype=np.float64)
-        best = np.sum(dense * (alone - values[row]) ** 2, dtype=np.float64)
-        assert error == pytest.approx(best, rel=1e-4, abs=1e-12)
+    whole = importance.weights(0, ROWS)
+    np.testing.assert_allclose(damped(whole) * np.ones((ROWS, 1)), damped(element_weights(importance)), rtol=1e-5)
+    np.testing.assert_array_equal(blocks, format.encode(values, damped(whole)))
 
 
 @pytest.mark.parametrize("name", ["q4_0", "iq4_nl", "q4_k", "q5_1"])
