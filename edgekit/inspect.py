@@ -56,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model file or checkpoint as it lies on disk; per-layer values have one entry a layer; 0 or () where not told."""
+    """A model file or checkpoint as it lies on disk; per-layer values: one entry a layer; 0 or () where not told."""
 
     path: str
     kind: Literal["gguf", "checkpoint"]

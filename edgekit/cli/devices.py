@@ -20,7 +20,10 @@ def command(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the device profiles, or show one with the source of each figure."""
+    """Show the device profiles.
+
+    With NAME, one of them and the source of each figure.
+    """
     from edgekit.devices.profile import device_names, load_device
 
     with output.stdout_reserved(as_json):

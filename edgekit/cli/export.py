@@ -20,7 +20,7 @@ def command(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write a checkpoint as a GGUF with the types of a plan, without calibration."""
+    """Write a GGUF with the types of a plan."""
     options.check_output(output_path, ".gguf")
     options.refuse_same(checkpoint, output_path)
     options.check_files("--plan", [plan])

@@ -24,7 +24,7 @@ def command(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show architecture, tensors, types and where the bytes are."""
+    """Show what a file or checkpoint holds."""
     from edgekit.inspect import inspect
 
     with output.stdout_reserved(as_json):

@@ -28,7 +28,7 @@ def command(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Choose each tensor's type for a budget and write the plan, a JSON file that can be edited.
+    """Choose each tensor's type; write an editable plan.
 
     Give one budget: --device, --size or --bpw; or --formats with one type for all tensors.
     """

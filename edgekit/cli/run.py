@@ -41,7 +41,10 @@ def command(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Generate text and stream it to stdout; a chat template is applied where the file has one."""
+    """Generate text, streamed to stdout.
+
+    A chat template is applied where the file has one, unless --raw.
+    """
     from edgekit import runtimes
     from edgekit.runtimes.chat import prompt_tokens
     from edgekit.runtimes.generate import generate
@@ -64,7 +67,8 @@ def command(
         output.print_json({"text": text, "prompt_tokens": len(tokens), "tokens": count, "stop": stop})
         return
     print()
-    print(f"{count} tokens in {seconds_text(time.perf_counter() - start)}, stopped at {stop}", file=sys.stderr)
+    why = {"end": "the model ended", "length": "-n reached", "context": "the context is full"}[stop or "length"]
+    print(f"{count} tokens in {seconds_text(time.perf_counter() - start)}: {why}", file=sys.stderr)
 
 
 def _stream(pieces: Iterable[Piece], *, show: bool) -> Iterable[Piece]:

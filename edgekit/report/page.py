@@ -46,7 +46,11 @@ def _page(data: ReportData) -> Element:
     main.append(_bytes(data, rows))
     main.append(node("div", _curve(data), _agreement(data), class_="pair"))
     if data.seconds:
-        main.append(_section("Seconds per stage", _stages_text(data), charts.stage_bars(data.seconds)))
+        main.append(
+            _section(
+                "Seconds per stage", _stages_text(data), node("div", charts.stage_bars(data.seconds), class_="scroll")
+            )
+        )
     main.append(_tensors(rows))
     main.append(_footer(data))
     head = node(
@@ -155,7 +159,7 @@ def _bytes(data: ReportData, rows: Sequence[TensorRow]) -> Element:
     head = node("tr", *(node("th", title, class_=class_ or None, scope="col") for title, class_ in titles))
     table = node("table", node("thead", head), node("tbody", *body), class_="bytes")
     why = "All bytes of the file, tensor padding included; the header holds the tokenizer and the metadata."
-    return _section("Where the bytes went", why, charts.byte_bar(shares), node("div", table, class_="scroll"))
+    return _section("Where the bytes went", why, node("div", charts.byte_bar(shares), table, class_="scroll"))
 
 
 def _byte_line(role: str, rows: Sequence[TensorRow], size: int, total: int) -> Element:
