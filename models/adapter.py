@@ -74,9 +74,9 @@ def merge(base: TensorSource, spec: ModelSpec, tensors: tuple[TensorSpec, ...], 
     Raises InputError for adapters of other kinds, for tensors that the base does not have, for wrong shapes, and where
     the embedding or head of a tied model would change (the two would no longer be one).
     """
-    config = read_json(folder / "adapter_config.json") if folder.is_dir() else {}
-    if not config:
+    if not (folder / "adapter_config.json").exists():
         raise InputError(f"{folder} has no adapter_config.json: give the folder of a LoRA adapter")
+    config = read_json(folder / "adapter_config.json")
     _check_config(folder, config)
     adapter = _open(folder)
     specs = {tensor.name: tensor for tensor in tensors}

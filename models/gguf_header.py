@@ -33,6 +33,7 @@ _SCALARS = {
     12: "<f8",
 }
 _MAX_DIMENSIONS = 4
+_MAX_NAME = 1 << 10
 _MAX_ARRAY = 1 << 24  # far more than any vocabulary: an array becomes a list, many times its size in the file
 _DEFAULT_ALIGNMENT = 32
 
@@ -80,7 +81,7 @@ class _Reader:
         tensor_count, key_count = self._number("<u8"), self._number("<u8")
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
-            key = self._string()
+            key = self._name()
             if key in metadata:
                 raise self._bad(f"key '{key}' is there twice")
             metadata[key] = self._value(self._number("<u4"))
@@ -95,7 +96,7 @@ class _Reader:
         return GgufHeader(metadata, tensors, start)
 
     def _tensor_info(self) -> tuple[str, tuple[int, ...], int, int]:
-        name, dimensions = self._string(), self._number("<u4")
+        name, dimensions = self._name(), self._number("<u4")
         if dimensions > _MAX_DIMENSIONS:
             raise self._bad(f"tensor '{name}' has {dimensions} dimensions")
         shape = tuple(self._number("<u8") for _ in range(dimensions))[::-1]
@@ -123,6 +124,13 @@ class _Reader:
     def _number(self, dtype: str) -> Any:
         size = np.dtype(dtype).itemsize
         return np.frombuffer(self._take(size), dtype)[0].item()
+
+    def _name(self) -> str:
+        """A key's or tensor's name: it appears in messages, so it has to be fit for a terminal."""
+        name = self._string()
+        if not name.isprintable() or len(name) > _MAX_NAME:
+            raise self._bad("a name in its header is not printable")
+        return name
 
     def _string(self) -> str:
         self._need(8)

@@ -56,14 +56,21 @@ def save_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, N
     return folder
 
 
-def save_gguf(path: Path, checkpoint: Checkpoint, kind: str = "F32", **metadata: Any) -> Path:
-    """The checkpoint as the stock writer library writes it, matrices as `kind`; `metadata` adds or replaces keys.
+def save_gguf(
+    path: Path,
+    checkpoint: Checkpoint,
+    kind: str = "F32",
+    *,
+    factors: NDArray[np.float32] | None = None,
+    **metadata: Any,
+) -> Path:
+    """The checkpoint as the gguf library writes it, matrices as `kind`; `metadata` replaces keys ("__" is a dot).
 
     Q and K rows are interleaved as llama.cpp's own conversion does it.
     """
     spec, family = checkpoint.spec, family_named(checkpoint.spec.family)
-    writer = gguf.GGUFWriter(path, spec.family)
-    keys = {**family.gguf_metadata(spec), **{key.replace("__", "."): value for key, value in metadata.items()}}
+    writer = gguf.GGUFWriter(path, metadata.pop("architecture", spec.family))
+    keys = family.gguf_metadata(spec) | {key.replace("__", "."): value for key, value in metadata.items()}
     for key, value in keys.items():
         if isinstance(value, bool):
             writer.add_bool(key, value)
@@ -75,7 +82,8 @@ def save_gguf(path: Path, checkpoint: Checkpoint, kind: str = "F32", **metadata:
             writer.add_uint32(key, value)
         elif value is not None:
             writer.add_float32(key, value)
-    if (factors := rope_factors(spec)) is not None:
+    factors = rope_factors(spec) if factors is None else factors
+    if factors is not None:
         writer.add_tensor(ROPE_FACTORS, factors)
     for tensor in checkpoint.tensors:
         values = checkpoint.read(tensor.name) + np.float32(tensor.offset)

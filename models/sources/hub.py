@@ -25,6 +25,9 @@ def download(hub_id: str) -> Path:
     except ImportError as error:
         raise MissingExtra("huggingface_hub", "quantize") from error
 
+    # The HTTP library's own errors, raised as they are when a connection breaks: which library differs by version.
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]
+
     def fetch(patterns: list[str]) -> Path:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns))
 
@@ -37,7 +40,7 @@ def download(hub_id: str) -> Path:
             f"there is no folder {hub_id} here, and the Hugging Face Hub cannot be reached to look for that id: "
             "check the path or the network"
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (http_error, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"there is no folder {hub_id} here, and the Hugging Face Hub does not give it ({reason}): "

@@ -54,7 +54,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path} does not load with weights_only: {WAY_OUT}") from error
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise InputError(f"{path} is not a PyTorch checkpoint that can be mapped: {WAY_OUT}") from error
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+    if not isinstance(state, dict) or not all(isinstance(name, str) and name.isprintable() for name in state):
         raise InputError(f"{path} holds no tensors by name: {WAY_OUT}")
     for name, tensor in state.items():
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":

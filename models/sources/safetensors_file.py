@@ -19,6 +19,7 @@ from edgekit.models.sources.stored import FLOAT_TYPES, StoredTensor, opened, rea
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's bound
 MAX_DIMENSIONS = 8
+MAX_NAME = 1 << 10
 BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
@@ -98,6 +99,8 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
 
 def _entry(path: Path, name: str, value: Any, start: int) -> StoredTensor:
     """One entry, checked in itself: known dtype, sane shape, and as many bytes as those two make."""
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise InputError(f"{path}: a tensor's name is not printable: the header is damaged")
     entry = value if isinstance(value, dict) else {}
     dtype, shape, offsets = entry.get("dtype"), _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in BITS:
