@@ -1,4 +1,4 @@
-"""Write GGUF files that stock llama.cpp reads: sizes exact beforehand, tensors streamed in any order, all or nothing."""
+"""Write GGUF files that stock llama.cpp reads: sizes exact beforehand, tensors in any order, all or nothing."""
 
 from __future__ import annotations
 

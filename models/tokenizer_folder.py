@@ -45,11 +45,6 @@ def read_folder(folder: Path, model_config: Mapping[str, Any], rows: int) -> Tok
     """
     files = _open(folder, model_config)
     model = files.description["model"]
-    kind = model.get("type", "BPE")
-    if kind != "BPE":
-        raise InputError(
-            f"{files.source} is a {kind} tokenizer: only BPE ones (byte-level or byte fallback) can be exported"
-        )
     for option in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(option):
             raise InputError(
@@ -157,18 +152,16 @@ def _unreachable(files: _Folder, merges: list[tuple[str, str]]) -> str | None:
 
 
 def _merges(files: _Folder) -> list[tuple[str, str]]:
-    """Merges as pairs, from either of tokenizer.json's spellings."""
-    pairs: list[tuple[str, str]] = []
-    for merge in files.description["model"].get("merges", []):
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        if len(parts) != 2:
-            raise InputError(f"{files.source} has the malformed merge {merge!r}: download it again")
-        pairs.append((parts[0], parts[1]))
-    return pairs
+    """Merges as pairs, from either of tokenizer.json's spellings (the library has read them, so they are well formed)."""
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in files.description["model"]["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def _tokens(files: _Folder, rows: int) -> tuple[list[str], list[int]]:
-    """Every id's text and type; ids without a token become unused ones."""
+    """Every id's text and type; ids without a token become unused ones.
+
+    So do tokens that hold a NUL: llama.cpp reads a token up to its first NUL and aborts where two are then the same.
+    """
     vocabulary = files.tokenizer.get_vocab(with_added_tokens=True)
     added = files.tokenizer.get_added_tokens_decoder()
     for index, token in added.items():
@@ -183,9 +176,10 @@ def _tokens(files: _Folder, rows: int) -> tuple[list[str], list[int]]:
     tokens = [f"[PAD{index}]" for index in range(size)]
     types: list[int] = [TokenType.UNUSED] * size
     for text, index in vocabulary.items():
-        tokens[index], types[index] = text, TokenType.NORMAL
+        if "\0" not in text:
+            tokens[index], types[index] = text, TokenType.NORMAL
     for index, token in added.items():
-        if index < size:
+        if index < size and types[index] == TokenType.NORMAL:
             types[index] = (
                 TokenType.CONTROL if token.special or _looks_special(token.content) else TokenType.USER_DEFINED
             )
@@ -249,6 +243,9 @@ def _open(folder: Path, model_config: Mapping[str, Any]) -> _Folder:
         description["model"].get("vocab"), (dict, list)
     ):
         raise InputError(f"{source} has no model with a vocabulary: download it again")
+    kind = description["model"].get("type", "BPE")
+    if kind != "BPE":
+        raise InputError(f"{source} is a {kind} tokenizer: only BPE ones (byte-level or byte fallback) can be exported")
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the tokenizers library raises nothing narrower
