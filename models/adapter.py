@@ -25,6 +25,12 @@ PART = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<part>[AB]
 # These initialisations also change the base's weights, so that the published base is not the adapter's.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
+# Options of peft's LoraConfig that make the layer something else than W + scaling * B A.
+UNSUPPORTED = (
+    *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out", "layer_replication", "arrow_config"),
+    *("alora_invocation_tokens", "kasa_config", "monteclora_config", "velora_config", "target_parameters"),
+)
+
 
 @dataclass
 class _Change:
@@ -94,7 +100,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise InputError(f"{folder} is a {kind} adapter: edgekit merges LoRA adapters only")
-    for key in ("use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens"):
+    for key in UNSUPPORTED:
         if config.get(key):
             raise InputError(f"{folder}/adapter_config.json: {key} is not supported: merge the adapter with peft first")
     initialisation = config.get("init_lora_weights")

@@ -144,6 +144,7 @@ def test_merges_into_a_gguf(tmp_path: Path, base: Path, tensors: Tensors) -> Non
         ({"peft_type": None}, "is a None adapter"),
         ({"use_dora": True}, "use_dora is not supported"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out is not supported"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication is not supported"),
         ({"lora_bias": True}, "lora_bias is not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, "initialised with pissa_niter_4, which changes the base"),
         ({"r": 8}, "has rank 4, but adapter_config.json says 8"),
