@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MINIMUM_WINDOWS = 4  # fewer say nothing about a model, and some are held out
 SAMPLED_AT_ONCE = 32
-_CHARACTERS_PER_TOKEN = 8  # a generous guess, to cut long texts before they are tokenised
+_PIECE_CHARACTERS_PER_TOKEN = 32  # a piece of a long text holds several windows in any language
 
 
 class CalibrationTokenizer(Protocol):
@@ -57,7 +57,7 @@ def calibration_windows(
         if model is None:
             raise InputError("there is no calibration text and no model to sample it from: give --calib FILE")
         return _sampled(tokenizer, model, wanted, length, rng)
-    stream = np.concatenate([_tokens(tokenizer, path, wanted * length, len(texts)) for path in texts])
+    stream = np.concatenate([_tokens(tokenizer, path, wanted, length) for path in texts])
     return _spread(stream, tokenizer.bos if tokenizer.add_bos else None, wanted, length, rng, texts)
 
 
@@ -70,7 +70,7 @@ def split(windows: NDArray[np.int64], held_out: int) -> tuple[NDArray[np.int64],
     return windows[~mask], windows[mask]
 
 
-def _tokens(tokenizer: CalibrationTokenizer, path: Path, wanted: int, files: int) -> NDArray[np.int64]:
+def _tokens(tokenizer: CalibrationTokenizer, path: Path, wanted: int, length: int) -> NDArray[np.int64]:
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -81,14 +81,13 @@ def _tokens(tokenizer: CalibrationTokenizer, path: Path, wanted: int, files: int
         ) from error
     if not text.strip():
         raise InputError(f"{path} holds no text: give a longer one, or leave --calib out to sample from the model")
-    ids = tokenizer.tokenizer.encode(_thinned(text, wanted), add_special_tokens=False).ids
+    ids = tokenizer.tokenizer.encode(_thinned(text, wanted, length * _PIECE_CHARACTERS_PER_TOKEN), add_special_tokens=False).ids
     return np.asarray(ids, dtype=np.int64)
 
 
-def _thinned(text: str, wanted: int) -> str:
-    """A long text's evenly spaced pieces, cut at white space: enough for `wanted` tokens several times over."""
-    pieces, piece = 64, wanted * _CHARACTERS_PER_TOKEN // 16
-    if len(text) <= pieces * piece:
+def _thinned(text: str, pieces: int, piece: int) -> str:
+    """A long text's evenly spaced pieces of so many characters, cut at spaces, so that not all of it is tokenised."""
+    if len(text) <= 2 * pieces * piece:
         return text
     kept = []
     for start in np.linspace(0, len(text) - piece, pieces).astype(int).tolist():
