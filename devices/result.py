@@ -126,7 +126,8 @@ def summarise(samples: tuple[Sample, ...]) -> Summary:
     """Median, 10 % and 90 % quantiles of each figure over the samples (at least one)."""
 
     def quantiles(values: list[float]) -> Quantiles:
-        p10, median, p90 = (float(value) for value in np.quantile(values, [0.1, 0.5, 0.9]))
+        with np.errstate(invalid="ignore"):  # figures that are not finite have a verdict of their own
+            p10, median, p90 = (float(value) for value in np.quantile(values, [0.1, 0.5, 0.9]))
         return Quantiles(median, p10, p90)
 
     return Summary(
