@@ -19,7 +19,10 @@ from edgekit.models.gguf_header import read_header
 
 pytestmark = needs("torch")
 CONTEXT = 128
-NAMES = "kld_mean kld_stderr kld_p999 ppl ppl_reference same_top1 top1 top1_reference tokens bytes tensor_bytes chunks runtime"
+NAMES = (
+    "kld_mean kld_stderr kld_p999 ppl ppl_reference same_top1 top1 top1_reference "
+    "tokens bytes tensor_bytes chunks runtime"
+)
 
 
 @pytest.fixture(scope="module")
