@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit.models.errors import InputError
 from edgekit.models.spec import TensorSpec
-from edgekit.quant.candidates import fallback
+from edgekit.quant.candidates import candidate_formats, carried_formats, fallback
 from edgekit.quant.formats import format_of
 from edgekit.quant.knapsack import FloatVector, Items, solve, undominated, walk
 from edgekit.quant.plan import Budget, Candidate, CurvePoint, Sensitivity, stored_bytes
@@ -74,6 +74,26 @@ def allocate(sensitivities: Sequence[Sensitivity], budget: Budget, fixed_bytes: 
         curve=frontier(sensitivities, fixed_bytes, budget.formats),
         note=note,
     )
+
+
+def require_possible(tensors: Sequence[TensorSpec], budget: Budget, fixed_bytes: int = 0) -> None:
+    """Raise `allocate`'s InputError of an impossible budget from shapes alone, before anything is measured."""
+    table = [
+        Sensitivity(
+            name=tensor.name,
+            role=tensor.role,
+            layer=tensor.layer,
+            candidates=tuple(
+                Candidate(format.name, stored_bytes(format, tensor.shape), 0.0)
+                for format in carried_formats(budget.formats or candidate_formats(), tensor.shape[1])
+            ),
+            shape=(tensor.shape[0], tensor.shape[1]),
+        )
+        for tensor in tensors
+    ]
+    smallest = math.fsum(_matrix(sensitivity, budget).costs.min() for sensitivity in table)
+    if smallest > _limit(table, budget, fixed_bytes):
+        raise _impossible(table, budget, smallest, fixed_bytes)
 
 
 def uniform(tensors: Sequence[TensorSpec], format: str, fixed_bytes: int = 0) -> Allocation:

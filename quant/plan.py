@@ -50,10 +50,20 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One considered plan: the whole file's bytes, its KL (predicted or measured)."""
+    """One considered plan: the whole file's bytes, its predicted KL."""
 
     bytes: int
     kl: float
+
+
+@dataclass(frozen=True)
+class MeasuredKl:
+    """Some matrices rounded, the others as they were: the KL that the table predicts and the measured one, per token."""
+
+    what: str  # "q", or "all", with the width: "q at 4 bits"
+    predicted: float
+    measured: float
+    bytes: int | None = None  # of the whole file, where all matrices were rounded
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Plan:
     kld_predicted: float | None
     sensitivities: tuple[Sensitivity, ...]
     curve: tuple[CurvePoint, ...]
-    measured: tuple[CurvePoint, ...] = ()  # plans whose KL was measured on held-out calibration text
+    measured: tuple[MeasuredKl, ...] = ()  # on held-out calibration text
     note: str | None = None  # for example: the KL limit could not be met within the bytes
     fixed_bytes: int = 0  # of `bytes`, what no format changes: header, vectors
     budget: Budget | None = None  # what was asked for

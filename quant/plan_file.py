@@ -9,7 +9,7 @@
       "tensors": {"NAME": {"format": "q5_1", "bytes": ..., "kl": ...}, ...},
       "table": {"NAME": {"role": "q", "layer": 0, "shape": [N, K], "candidates": [[type, bytes, kl, kl_error], ...]}},
       "curve": [[bytes, kl], ...],
-      "measured": [[bytes, kl], ...]
+      "measured": [[what, predicted KL, measured KL, bytes or null], ...]
     }
 
 To edit a plan, change a "format" under "tensors".
@@ -31,7 +31,7 @@ from edgekit.models.errors import InputError
 from edgekit.models.files import atomic_write
 from edgekit.quant.formats import format_of
 from edgekit.quant.importance_file import encode_importance, read_importance
-from edgekit.quant.plan import Budget, Candidate, Companion, CurvePoint, Plan, Sensitivity, derive, replan
+from edgekit.quant.plan import Budget, Candidate, Companion, CurvePoint, MeasuredKl, Plan, Sensitivity, derive, replan
 from edgekit.quant.statistics import Importance
 
 SCHEMA_VERSION = 1
@@ -111,7 +111,7 @@ def _encode(plan: Plan) -> str:
         "tensors": _lines(tensors),
         "table": _lines(rows),
         "curve": _line([[point.bytes, point.kl] for point in plan.curve]),
-        "measured": _line([[point.bytes, point.kl] for point in plan.measured]),
+        "measured": _line([[m.what, m.predicted, m.measured, m.bytes] for m in plan.measured]),
     }
     return "{\n" + ",\n".join(f"  {_line(key)}: {text}" for key, text in parts.items()) + "\n}\n"
 
@@ -164,7 +164,7 @@ def _decode(document: dict[str, Any], path: str) -> Plan:
         kld_predicted=_optional(_number, document.get("kld_predicted"), f'{path}: "kld_predicted"'),
         sensitivities=tuple(_sensitivity(name, row, f'{path}: "table", "{name}"') for name, row in table.items()),
         curve=_points(document.get("curve", []), f'{path}: "curve"'),
-        measured=_points(document.get("measured", []), f'{path}: "measured"'),
+        measured=_measured(document.get("measured", []), f'{path}: "measured"'),
         note=_optional(_text, document.get("note"), f'{path}: "note"'),
         fixed_bytes=_whole(document.get("fixed_bytes"), f'{path}: "fixed_bytes"'),
         budget=_optional(_budget, document.get("budget"), f'{path}: "budget"'),
@@ -236,6 +236,18 @@ def _points(value: Any, where: str) -> tuple[CurvePoint, ...]:
             case _:
                 raise InputError(f"{where}: a point must be [bytes, kl]")
     return tuple(points)
+
+
+def _measured(value: Any, where: str) -> tuple[MeasuredKl, ...]:
+    found = []
+    for entry in _sequence(value, where):
+        match _sequence(entry, where):
+            case [what, predicted, measured, size]:
+                kls = _number(predicted, where), _number(measured, where)
+                found.append(MeasuredKl(_text(what, where), *kls, _optional(_whole, size, where)))
+            case _:
+                raise InputError(f"{where}: an entry must be [what, predicted KL, measured KL, bytes or null]")
+    return tuple(found)
 
 
 def _optional(read: Callable[[Any, str], T], value: Any, where: str) -> T | None:

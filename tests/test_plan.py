@@ -16,7 +16,17 @@ import pytest
 from edgekit.models.errors import InputError
 from edgekit.models.spec import TensorSpec
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Budget, Candidate, CurvePoint, Plan, Sensitivity, predicted_kl, replan, stored_bytes
+from edgekit.quant.plan import (
+    Budget,
+    Candidate,
+    CurvePoint,
+    MeasuredKl,
+    Plan,
+    Sensitivity,
+    predicted_kl,
+    replan,
+    stored_bytes,
+)
 from edgekit.quant.plan_file import plan_importance, read_plan, write_plan
 from edgekit.quant.statistics import Importance
 
@@ -52,7 +62,7 @@ def make_plan() -> Plan:
         kld_predicted=predicted_kl(sensitivities, formats),
         sensitivities=sensitivities,
         curve=(CurvePoint(5000, 0.1), CurvePoint(9000, 1e-17)),
-        measured=(CurvePoint(7000, 0.03),),
+        measured=(MeasuredKl("all at 4 bits", 0.02, 0.03, 7000), MeasuredKl("q at 4 bits", 1e-3, 2e-3)),
         note="what “was” said",
         fixed_bytes=FIXED,
         budget=Budget(max_bytes=10_000, max_kl=0.005, formats=("q4_0", "q8_0")),
