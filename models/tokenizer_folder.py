@@ -152,7 +152,7 @@ def _unreachable(files: _Folder, merges: list[tuple[str, str]]) -> str | None:
 
 
 def _merges(files: _Folder) -> list[tuple[str, str]]:
-    """Merges as pairs, from either of tokenizer.json's spellings (the library has read them, so they are well formed)."""
+    """Merges as pairs, from either of tokenizer.json's spellings (well formed: the library has read them)."""
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in files.description["model"]["merges"])
     return [(left, right) for left, right in pairs]
 
