@@ -1,4 +1,5 @@
-// edgekit._native: the C core seen from Python. Shapes, dtypes and contiguity are checked here; the C below trusts them.
+// edgekit._native: the C core seen from Python. Shapes, dtypes and contiguity are checked here; the C below trusts
+// them.
 #include "encode/encode.h"
 #include "format.h"
 
@@ -41,14 +42,16 @@ bool is_contiguous(const Array &array) {
 
 template <class T> const T *checked(const Array &array, const char *name, const char *dtype) {
   if (array.dtype() != nb::dtype<T>()) throw nb::value_error((std::string(name) + " must be " + dtype).c_str());
-  if (array.size() && !is_contiguous(array)) throw nb::value_error((std::string(name) + " must be C-contiguous").c_str());
+  if (array.size() && !is_contiguous(array))
+    throw nb::value_error((std::string(name) + " must be C-contiguous").c_str());
   return static_cast<const T *>(array.data());
 }
 
 void check_columns(const ek_format &format, size_t columns) {
   if (columns == 0 || columns % static_cast<size_t>(format.block)) {
     throw nb::value_error((std::string(format.name) + " stores rows in blocks of " + std::to_string(format.block) +
-                           " weights: it cannot store rows of " + std::to_string(columns)).c_str());
+                           " weights: it cannot store rows of " + std::to_string(columns))
+                              .c_str());
   }
 }
 
@@ -57,10 +60,12 @@ template <class T> Matrix<T> owned(T *data, size_t rows, size_t columns) {
   return Matrix<T>(data, {rows, columns}, owner);
 }
 
-// Calls work(first, count) over [0, total), cut in pieces of about equal size; each piece is written by one thread alone.
+// Calls work(first, count) over [0, total), cut in pieces of about equal size; each piece is written by one thread
+// alone.
 template <class Work> void split(size_t total, int threads, const Work &work) {
   const size_t grain = 64; // whole batches, so that no piece ends in a half-filled one
-  const size_t pieces = std::max<size_t>(1, std::min<size_t>(static_cast<size_t>(threads), (total + grain - 1) / grain));
+  const size_t pieces =
+      std::max<size_t>(1, std::min<size_t>(static_cast<size_t>(threads), (total + grain - 1) / grain));
   const size_t step = ((total + pieces - 1) / pieces + grain - 1) / grain * grain;
   std::vector<std::thread> helpers;
   for (size_t first = step; first < total; first += step) {
@@ -77,10 +82,12 @@ void check_threads(int threads) {
 const float *checked_importance(const Array &importance, const Array &rows) {
   const float *data = checked<float>(importance, "importance", "float32");
   const bool one = importance.ndim() == 1 && importance.shape(0) == rows.shape(1);
-  const bool each = importance.ndim() == 2 && importance.shape(0) == rows.shape(0) && importance.shape(1) == rows.shape(1);
+  const bool each =
+      importance.ndim() == 2 && importance.shape(0) == rows.shape(0) && importance.shape(1) == rows.shape(1);
   if (!one && !each) {
     throw nb::value_error(("importance of shape " + shape_of(importance) + " does not fit rows of shape " +
-                           shape_of(rows) + ": it must be (K,) or (N, K)").c_str());
+                           shape_of(rows) + ": it must be (K,) or (N, K)")
+                              .c_str());
   }
   return data;
 }
@@ -106,7 +113,8 @@ Matrix<uint8_t> encode(const std::string &name, const Array &rows, nb::object im
   {
     nb::gil_scoped_release released;
     if (blocks) {
-      split(blocks, threads, [&](size_t first, size_t count) { encoder(&source, first, count, out + first * block_bytes); });
+      split(blocks, threads,
+            [&](size_t first, size_t count) { encoder(&source, first, count, out + first * block_bytes); });
     }
   }
   return result;
@@ -118,7 +126,8 @@ size_t check_blocks(const ek_format &format, const Array &blocks, size_t columns
   const size_t row_bytes = columns / static_cast<size_t>(format.block) * static_cast<size_t>(format.block_bytes);
   if (blocks.ndim() != 2 || blocks.shape(1) != row_bytes) {
     throw nb::value_error(("blocks of shape " + shape_of(blocks) + " do not fit: " + format.name + " rows of " +
-                           std::to_string(columns) + " weights are (N, " + std::to_string(row_bytes) + ") bytes").c_str());
+                           std::to_string(columns) + " weights are (N, " + std::to_string(row_bytes) + ") bytes")
+                              .c_str());
   }
   return blocks.shape(0) * (columns / static_cast<size_t>(format.block));
 }
@@ -148,7 +157,8 @@ nb::tuple unpack(const std::string &name, const Array &blocks, size_t columns, i
   check_threads(threads);
   const uint8_t *data = checked<uint8_t>(blocks, "blocks", "uint8");
   const size_t count = check_blocks(format, blocks, columns), rows = blocks.shape(0);
-  const size_t groups = columns / static_cast<size_t>(format.group), per_block = static_cast<size_t>(format.block / format.group);
+  const size_t groups = columns / static_cast<size_t>(format.group),
+               per_block = static_cast<size_t>(format.block / format.group);
   int8_t *codes = new int8_t[std::max<size_t>(1, rows * columns)];
   Matrix<int8_t> signed_codes = owned(codes, rows, columns);
   float *scales = new float[std::max<size_t>(1, rows * groups)];

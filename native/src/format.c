@@ -183,7 +183,8 @@ void ek_decode(const ek_format *format, const uint8_t *blocks, size_t count, flo
   }
 }
 
-void ek_unpack(const ek_format *format, const uint8_t *blocks, size_t count, int8_t *codes, float *scales, float *minima) {
+void ek_unpack(const ek_format *format, const uint8_t *blocks, size_t count, int8_t *codes, float *scales,
+               float *minima) {
   const size_t block = (size_t)format->block, groups = block / (size_t)format->group;
   ek_parts parts;
   for (size_t i = 0; i < count; i++) {

@@ -15,7 +15,8 @@ extern "C" {
 enum { EK_SUPERBLOCK = 256, EK_MAX_GROUPS = 16 };
 
 /* A block taken apart: weight k is scales[k / group] * level - minima[k / group], where level is levels[codes[k]], or
- * codes[k] itself where the format has no table. Codes are signed where `signed_codes`, else 0 .. 255 in the same byte. */
+ * codes[k] itself where the format has no table. Codes are signed where `signed_codes`, else 0 .. 255 in the same byte.
+ */
 typedef struct ek_parts {
   int8_t codes[EK_SUPERBLOCK];
   float scales[EK_MAX_GROUPS];
@@ -26,10 +27,10 @@ typedef struct ek_format {
   const char *name; /* "q4_0" */
   int block;        /* weights per block */
   int block_bytes;
-  int group;        /* weights per scale; 0 for the float formats */
+  int group; /* weights per scale; 0 for the float formats */
   int has_minima;
   int signed_codes;
-  const float *levels; /* 16 of them, or NULL */
+  const float *levels;                                   /* 16 of them, or NULL */
   void (*unpack)(const uint8_t *block, ek_parts *parts); /* NULL for the float formats */
   float (*widen)(const uint8_t *block);                  /* the float formats: one weight */
 } ek_format;
@@ -45,7 +46,8 @@ void ek_decode(const ek_format *format, const uint8_t *blocks, size_t count, flo
 
 /* codes (count * block), scales and minima (count * block / group); minima is not touched where the format has none.
  * Not for the float formats. */
-void ek_unpack(const ek_format *format, const uint8_t *blocks, size_t count, int8_t *codes, float *scales, float *minima);
+void ek_unpack(const ek_format *format, const uint8_t *blocks, size_t count, int8_t *codes, float *scales,
+               float *minima);
 
 #ifdef __cplusplus
 }

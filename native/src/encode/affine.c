@@ -6,7 +6,7 @@
 enum { REFITS = 3, STORED_REFITS = 2 };
 
 static const ek_ends q4_1_ends = {.first = -0.07f, .step = 0.0267f, .ends = 10, .top = 15};
-static const ek_ends q5_1_ends = {.first = -0.05f, .step = 0.02f, .ends = 10, .top = 31};
+static const ek_ends q5_1_ends = {.first = -0.07f, .step = 0.019f, .ends = 12, .top = 31};
 
 typedef struct found {
   _Alignas(64) float d[EK_BATCH], m[EK_BATCH];

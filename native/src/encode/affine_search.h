@@ -1,17 +1,16 @@
-/* Scale d and minimum m of a group of 32 weights d * q - m, q in 0 .. top: many ends of the range tried, the best refitted. */
+/* Scale d and minimum m of a group of 32 weights d * q - m, q in 0 .. top: many ends of the range tried, the best
+ * refitted. */
 #ifndef EK_AFFINE_SEARCH_H
 #define EK_AFFINE_SEARCH_H
 
 #include "batch.h"
 
-#define EK_INLINE static inline __attribute__((always_inline))
-
-/* The codes' range is tried from lowest + a * width to highest - b * width, where width is highest - lowest, for all pairs of
- * a, b among first, first + step, ... (`ends` of them). The more codes, the closer the optima. Found by trial against a dense
- * search: ten ends come within 1 % of the least error for 16 codes and 3 % for 32. */
+/* The codes' range is tried from lowest + a * width to highest - b * width, where width is highest - lowest, for all
+ * pairs of a, b among first, first + step, ... (`ends` of them). The more codes, the closer the optima. Found by trial
+ * against a dense search: ten ends come within 1 % of the least error for 16 codes, and twelve within 2 % for 32. */
 typedef struct ek_ends {
   float first, step;
-  int ends;    /* an even number */
+  int ends; /* an even number */
   float top;
 } ek_ends;
 
@@ -23,8 +22,8 @@ typedef struct ek_affine {
 
 /* What a group is, whatever its codes. */
 typedef struct ek_group {
-  ek_vf lowest, width;  /* of the weights that matter */
-  ek_vf total, mean;    /* sum of w, and the weighted mean */
+  ek_vf lowest, width; /* of the weights that matter */
+  ek_vf total, mean;   /* sum of w, and the weighted mean */
 } ek_group;
 
 EK_INLINE ek_group group_of(const ek_batch *batch, int lane) {
@@ -41,10 +40,11 @@ EK_INLINE ek_group group_of(const ek_batch *batch, int lane) {
   return (ek_group){vselect(empty, vf(0), low), vselect(empty, vf(0), high - low), total, sum / total};
 }
 
-/* Tries EK_PAIRS code grids q = inverse * (x - mean) + offset. With weighted sums about the mean, the best d is cov / var and
- * lowers the error from that of a constant by cov^2 / var; m follows. Where m must not be negative and would be, it is 0. */
-EK_INLINE void try_ends(const ek_batch *batch, int lane, const ek_group *g, float top, int positive, const ek_vf *inverse,
-                        const ek_vf *offset, ek_vf *most, ek_affine *best) {
+/* Tries EK_PAIRS code grids q = inverse * (x - mean) + offset. With weighted sums about the mean, the best d is cov /
+ * var and lowers the error from that of a constant by cov^2 / var; m follows. Where m must not be negative and would
+ * be, it is 0. */
+EK_INLINE void try_ends(const ek_batch *batch, int lane, const ek_group *g, float top, int positive,
+                        const ek_vf *inverse, const ek_vf *offset, ek_vf *most, ek_affine *best) {
   ek_vf sxq[EK_PAIRS], sq[EK_PAIRS], sqq[EK_PAIRS];
   for (int c = 0; c < EK_PAIRS; c++) sxq[c] = sq[c] = sqq[c] = vf(0);
   for (int k = 0; k < 32; k++) {
@@ -76,7 +76,8 @@ EK_INLINE void try_ends(const ek_batch *batch, int lane, const ek_group *g, floa
 }
 
 /* The best real d and m that the ends lead to. `positive`: m >= 0. */
-EK_INLINE ek_affine coarse_affine(const ek_batch *batch, int lane, const ek_group *group, const ek_ends *tried, int positive) {
+EK_INLINE ek_affine coarse_affine(const ek_batch *batch, int lane, const ek_group *group, const ek_ends *tried,
+                                  int positive) {
   ek_group g = *group;
   if (positive) { /* codes start at or below zero */
     const ek_vf low = vmin(g.lowest, vf(0));
@@ -104,8 +105,8 @@ EK_INLINE ek_affine coarse_affine(const ek_batch *batch, int lane, const ek_grou
 
 /* Weighted sums of what is left, e = x - (d q - m), with the codes that d and m round to. */
 typedef struct ek_left {
-  ek_vf error;           /* sum w e^2 */
-  ek_vf e, eq, q, qq;    /* sums of w e, w e q, w q, w q^2 */
+  ek_vf error;        /* sum w e^2 */
+  ek_vf e, eq, q, qq; /* sums of w e, w e q, w q, w q^2 */
 } ek_left;
 
 EK_INLINE ek_left affine_left(const ek_batch *batch, int lane, float top, ek_affine a) {

@@ -19,8 +19,9 @@ static inline float tame(float value) {
   return value > limit ? limit : value < -limit ? -limit : value;
 }
 
-/* The importance of `count` weights that share a block, scaled so that the largest is 1, in [2^-40, 1]: the floor decides
- * between codes that the importance leaves free, and makes a block without any importance one of equal importance. */
+/* The importance of `count` weights that share a block, scaled so that the largest is 1, in [2^-40, 1]: the floor
+ * decides between codes that the importance leaves free, and makes a block without any importance one of equal
+ * importance. */
 static inline void load_importance(const ek_source *source, size_t start, int count, float *w) {
   const float floor = 0x1p-40f, most = 0x1p100f;
   if (!source->importance) {
@@ -47,7 +48,8 @@ static inline void load_importance(const ek_source *source, size_t start, int co
 
 /* Groups of `group` weights from weight `start` on, `count` (1 .. 16) of them; the rest of the batch repeats the first.
  * Importance is relative within `together` weights, which is a whole number of groups. */
-static inline void load_batch(const ek_source *source, size_t start, int count, int group, int together, ek_batch *batch) {
+static inline void load_batch(const ek_source *source, size_t start, int count, int group, int together,
+                              ek_batch *batch) {
   float w[EK_SUPERBLOCK];
   for (int l = 0; l < EK_BATCH; l++) {
     const int at = (l < count ? l : 0) * group;

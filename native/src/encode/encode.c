@@ -3,8 +3,9 @@
 
 #include <string.h>
 
-#define FORMATS(row) \
-  row(f32) row(f16) row(bf16) row(q8_0) row(q4_0) row(q4_1) row(q5_0) row(q5_1) row(iq4_nl) row(q4_k) row(q5_k) row(q6_k)
+#define FORMATS(row)                                                                                                   \
+  row(f32) row(f16) row(bf16) row(q8_0) row(q4_0) row(q4_1) row(q5_0) row(q5_1) row(iq4_nl) row(q4_k) row(q5_k)        \
+      row(q6_k)
 
 #if EK_X86
 #define DECLARE(name) ek_encode_fn ek_encode_##name##_base, ek_encode_##name##_avx2, ek_encode_##name##_avx512;
@@ -25,8 +26,8 @@ int ek_isa_levels(void) {
 #if EK_X86
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2")) return 1;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq") ||
-      !__builtin_cpu_supports("avx512vl")) {
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
     return 2;
   }
   return 3;

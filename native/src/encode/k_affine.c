@@ -1,4 +1,5 @@
-/* Q4_K, Q5_K: eight groups of 32 weights, value = (d * scale) * q - (dmin * minimum), 6-bit scale and minimum per group. */
+/* Q4_K, Q5_K: eight groups of 32 weights, value = (d * scale) * q - (dmin * minimum), 6-bit scale and minimum per
+ * group. */
 #include "affine_search.h"
 
 #include "pack.h"
@@ -6,19 +7,15 @@
 /* A batch is two superblocks of eight lanes. */
 enum { GROUPS = 8 };
 
-#ifndef REACH1
-#define REACH1 4
-#define REACH2 1
-#define ROUNDS 2
-#define STARTS {63, 63}, {61, 63}, {65, 62}
-#define REFITS 2
-#endif
+static const ek_ends q4_k_ends = {.first = -0.07f, .step = 0.027f, .ends = 10, .top = 15};
+static const ek_ends q5_k_ends = {.first = -0.07f, .step = 0.02f, .ends = 10, .top = 31};
 
-static const ek_ends q4_k_ends = {.first = -0.06f, .step = 0.033f, .ends = 8, .top = 15};
-static const ek_ends q5_k_ends = {.first = -0.04f, .step = 0.025f, .ends = 8, .top = 31};
+/* The largest real scale and minimum become these codes at first, in turn. Several starts, because codes of 6 bits miss
+ * the scales that are wanted by up to 2 %, each time differently. */
+static const float starts[][2] = {{63, 63}, {60, 63}, {57, 62}, {54, 62}};
 
-/* The largest real scale and minimum become these codes at first, in turn. */
-static const float starts[][2] = {STARTS};
+/* How far from the scales wanted to look: at first, and once d and dmin are refitted. */
+enum { REACH = 6, REACH_AFTER = 1 };
 
 /* One choice of all that is stored but the codes; d and dmin are the same in all lanes of a superblock. */
 typedef struct choice {
@@ -35,19 +32,19 @@ static void fit_groups(const ek_batch *batch, const ek_ends *ends, wish *want) {
   for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
     const ek_group group = group_of(batch, lane);
     ek_affine a = coarse_affine(batch, lane, &group, ends, 1);
-    for (int t = 0; t < REFITS; t++) {
-      const ek_left left = affine_left(batch, lane, ends->top, a);
-      a = affine_fit(&group, &left, a, 1);
-    }
+    const ek_left left = affine_left(batch, lane, ends->top, a);
+    a = affine_fit(&group, &left, a, 1);
     want->groups[lane / EK_WIDTH] = group;
     vstore(want->d + lane, vmax(a.d, vf(0)));
     vstore(want->m + lane, a.m);
   }
 }
 
-/* For every group: the scale within `reach` of the one that is nearest to real scale `near`, and the minimum, with the least error. Where the scale
- * changes, the minimum that keeps the middle code in place follows. */
-static void choose(const ek_batch *batch, float top, const wish *want, const float *near_d, const float *near_m, int reach, choice *c) {
+/* For every group: of the scales within `reach` of the one nearest to near_d, and the minima that suit each, those with
+ * the least error. A minimum starts from near_m, moved so that a change of the scale leaves the middle code in place,
+ * and is then fitted to the codes. */
+static void choose(const ek_batch *batch, float top, const wish *want, const float *near_d, const float *near_m,
+                   int reach, choice *c) {
   for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
     const ek_group *group = &want->groups[lane / EK_WIDTH];
     const ek_vf d = vload(c->d + lane), dmin = vload(c->dmin + lane);
@@ -76,7 +73,7 @@ static void choose(const ek_batch *batch, float top, const wish *want, const flo
   }
 }
 
-/* The fp16 d and dmin that are best for the scales, minima and codes chosen. Least squares over the superblock. */
+/* The fp16 d and dmin that are best for the scales, minima and codes chosen: least squares over the superblock. */
 static void refit(const ek_batch *batch, float top, choice *c) {
   _Alignas(64) float p[EK_BATCH], r[EK_BATCH], aa[EK_BATCH], ab[EK_BATCH], bb[EK_BATCH];
   for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
@@ -143,8 +140,8 @@ static void start(const wish *want, const float codes[2], choice *c) {
       d = want->d[l] > d ? want->d[l] : d;
       m = want->m[l] > m ? want->m[l] : m;
     }
-    d = ek_half_near(d / codes[0]);
-    m = ek_half_near(m / codes[1]);
+    d = ek_half_reaching(d / codes[0]);
+    m = ek_half_reaching(m / codes[1]);
     for (int l = at; l < at + GROUPS; l++) {
       c->d[l] = d;
       c->dmin[l] = m;
@@ -159,18 +156,16 @@ static void fit_superblocks(const ek_batch *batch, const ek_ends *ends, choice *
   for (int l = 0; l < EK_BATCH; l++) best->error[l] = 0x1p120f;
   for (size_t s = 0; s < sizeof starts / sizeof *starts; s++) {
     start(&want, starts[s], &c);
-    choose(batch, ends->top, &want, want.d, want.m, REACH1, &c);
+    choose(batch, ends->top, &want, want.d, want.m, REACH, &c);
     keep_better(&c, best);
-    for (int round = 0; round < ROUNDS; round++) {
-      _Alignas(64) float d[EK_BATCH], m[EK_BATCH];
-      refit(batch, ends->top, &c);
-      for (int l = 0; l < EK_BATCH; l++) {
-        d[l] = c.d[l] * c.scale[l];
-        m[l] = c.dmin[l] * c.minimum[l];
-      }
-      choose(batch, ends->top, &want, d, m, REACH2, &c);
-      keep_better(&c, best);
+    refit(batch, ends->top, &c);
+    _Alignas(64) float d[EK_BATCH], m[EK_BATCH];
+    for (int l = 0; l < EK_BATCH; l++) {
+      d[l] = c.d[l] * c.scale[l];
+      m[l] = c.dmin[l] * c.minimum[l];
     }
+    choose(batch, ends->top, &want, d, m, REACH_AFTER, &c);
+    keep_better(&c, best);
   }
 }
 
@@ -203,7 +198,8 @@ static void pack_high_bits(const uint8_t codes[GROUPS][32], uint8_t *out) {
   }
 }
 
-EK_INLINE void encode(const ek_source *source, size_t first, size_t count, uint8_t *out, const ek_ends *ends, size_t bytes) {
+EK_INLINE void encode(const ek_source *source, size_t first, size_t count, uint8_t *out, const ek_ends *ends,
+                      size_t bytes) {
   ek_batch batch;
   choice c;
   uint8_t codes[EK_BATCH][32];

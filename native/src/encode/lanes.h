@@ -1,7 +1,8 @@
 /* One block per vector lane: arithmetic on EK_WIDTH blocks at once, in the compiler's own vector types.
  *
- * This file and the encoders that include it are compiled once for each instruction set (EK_ISA names it). A lane's result
- * never depends on its neighbours, on the width or on fused operations, so all instruction sets give the same bytes. */
+ * This file and the encoders that include it are compiled once for each instruction set (EK_ISA names it). A lane's
+ * result never depends on its neighbours, on the width or on fused operations, so all instruction sets give the same
+ * bytes. */
 #ifndef EK_LANES_H
 #define EK_LANES_H
 
@@ -24,6 +25,9 @@
 #else
 #define EK_WIDTH 4
 #endif
+
+/* What takes a constant function or table, which only pays once it is known. */
+#define EK_INLINE static inline __attribute__((always_inline))
 
 typedef float ek_vf __attribute__((vector_size(4 * EK_WIDTH), may_alias));
 typedef int32_t ek_vi __attribute__((vector_size(4 * EK_WIDTH), may_alias));

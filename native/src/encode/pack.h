@@ -13,6 +13,14 @@ static inline float ek_half_near(float value) {
   return ek_float_of_half(ek_half_of_float(value));
 }
 
+/* The same for the scale of scales: where fp16 is too coarse, away from zero, so that the largest scale stays in reach.
+ */
+static inline float ek_half_reaching(float value) {
+  const float near = ek_half_near(value), step = value < 0 ? -0x1p-24f : 0x1p-24f;
+  const int short_of = value < 0 ? near > value * 0.95f : near < value * 0.95f;
+  return short_of && near * near < 1 ? near + step : near;
+}
+
 /* One code of each lane, less `zero`, `stride` bytes apart. */
 static inline void put_codes(ek_vf codes, int zero, uint8_t *out, int stride) {
   int32_t q[EK_WIDTH];

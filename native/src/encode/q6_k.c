@@ -7,19 +7,15 @@
 
 enum { GROUPS = 16, GROUP = 16 };
 
-#ifndef REACH1
-#define REACH1 12
-#define REACH2 2
-#define ROUNDS 2
-#define STARTS -128, -120, -110
-#endif
-
 static const ek_grid grid = {.reach = 0.72f * 32, .ratio = 1.02f, .tries = 32, .both_signs = 1};
 
 /* The largest real scale becomes these codes at first, in turn. */
-static const float starts[] = {STARTS};
+static const float starts[] = {-128, -120, -110};
 
-/* The most that a first choice of scales may move from the real ones, and a later one from the ones before. */
+/* How far from the scales wanted to look: at first, and once d is refitted. */
+enum { REACH = 16, REACH_AFTER = 2 };
+
+/* One choice of all that is stored but the codes. */
 typedef struct choice {
   float d;
   _Alignas(64) float scale[EK_BATCH], error[EK_BATCH];
@@ -29,7 +25,7 @@ static inline ek_vf nearest(ek_vf a) { return vcode(a, -32, 31); }
 
 static void fit_groups(const ek_batch *batch, float *want) {
   for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
-    ek_vf fit, d = coarse_scale(batch, lane, GROUP, nearest, &grid, 1);
+    ek_vf fit, d = coarse_scale(batch, lane, GROUP, nearest, &grid);
     scale_error(batch, lane, GROUP, nearest, d, &fit);
     vstore(want + lane, fit);
   }
@@ -90,15 +86,13 @@ static void fit_superblock(const ek_batch *batch, choice *best) {
     if (fabsf(want[l]) > fabsf(extreme)) extreme = want[l];
   }
   for (size_t s = 0; s < sizeof starts / sizeof *starts; s++) {
-    c.d = ek_half_near(extreme / starts[s]);
-    choose(batch, want, REACH1, &c);
+    c.d = ek_half_reaching(extreme / starts[s]);
+    choose(batch, want, REACH, &c);
     if (s == 0 || sum(c.error) < sum(best->error)) *best = c;
-    for (int round = 0; round < ROUNDS; round++) {
-      refit(batch, &c);
-      for (int l = 0; l < GROUPS; l++) now[l] = c.d * c.scale[l];
-      choose(batch, now, REACH2, &c);
-      if (sum(c.error) < sum(best->error)) *best = c;
-    }
+    refit(batch, &c);
+    for (int l = 0; l < GROUPS; l++) now[l] = c.d * c.scale[l];
+    choose(batch, now, REACH_AFTER, &c);
+    if (sum(c.error) < sum(best->error)) *best = c;
   }
 }
 
@@ -126,7 +120,8 @@ void EK_ISA_NAME(ek_encode_q6_k)(const ek_source *source, size_t first, size_t c
     fit_superblock(&batch, &c);
     for (int lane = 0; lane < EK_BATCH; lane += EK_WIDTH) {
       const ek_vf inverse = vratio(vf(1), vload(c.scale + lane) * c.d);
-      for (int k = 0; k < GROUP; k++) put_codes(nearest(vload(&batch.x[k][lane]) * inverse), -32, &codes[lane * GROUP + k], GROUP);
+      for (int k = 0; k < GROUP; k++)
+        put_codes(nearest(vload(&batch.x[k][lane]) * inverse), -32, &codes[lane * GROUP + k], GROUP);
     }
     pack(&c, codes, out + i * 210);
   }

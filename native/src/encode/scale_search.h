@@ -7,24 +7,22 @@
 /* The level nearest to a. Given as a constant, so that the compiler builds a search for each. */
 typedef ek_vf ek_nearest(ek_vf a);
 
-/* The scales tried first: d = extreme / reach, where extreme is the largest size in the block and reach runs from `reach`
- * in `tries` steps of `ratio`. A reach below the largest level leaves levels unused, one above clips the extreme. Wide enough
- * for importance that is very uneven; close enough that refitting finds the optimum's basin (measured against all fp16
- * scales: within 1 % of the least error for even importance). */
+/* The scales tried first: d = extreme / reach, where extreme is the largest size in the block and reach runs from
+ * `reach` in `tries` steps of `ratio`. A reach below the largest level leaves levels unused, one above clips the
+ * extreme. Wide enough for importance that is very uneven; close enough that refitting finds the optimum's basin
+ * (measured against all fp16 scales: within 1 % of the least error for even importance). */
 typedef struct ek_grid {
   float reach, ratio;
-  int tries;       /* a multiple of EK_TOGETHER */
-  int both_signs;  /* the levels are not symmetric: -d may be better than d */
+  int tries;      /* a multiple of EK_TOGETHER */
+  int both_signs; /* the levels are not symmetric: -d may be better than d */
 } ek_grid;
 
 enum { EK_TOGETHER = 4, EK_REFITS = 2 };
 
-#define EK_INLINE static inline __attribute__((always_inline))
-
 /* Tries EK_TOGETHER inverse scales. For the levels that one rounds to, the best scale is sxl / sll, which lowers the
  * error from sum w x^2 by sxl^2 / sll. */
-EK_INLINE void try_scales(const ek_batch *batch, int lane, int group, ek_nearest *nearest, const ek_vf *inverse, ek_vf *most,
-                          ek_vf *best) {
+EK_INLINE void try_scales(const ek_batch *batch, int lane, int group, ek_nearest *nearest, const ek_vf *inverse,
+                          ek_vf *most, ek_vf *best) {
   ek_vf sxl[EK_TOGETHER], sll[EK_TOGETHER];
   for (int c = 0; c < EK_TOGETHER; c++) sxl[c] = sll[c] = vf(0);
   for (int k = 0; k < group; k++) {
@@ -70,11 +68,11 @@ EK_INLINE ek_vf extreme_of(const ek_batch *batch, int lane, int group) {
 }
 
 /* The best real scale that the grid leads to. */
-EK_INLINE ek_vf coarse_scale(const ek_batch *batch, int lane, int group, ek_nearest *nearest, const ek_grid *grid, float sign) {
+EK_INLINE ek_vf coarse_scale(const ek_batch *batch, int lane, int group, ek_nearest *nearest, const ek_grid *grid) {
   const ek_vf extreme = extreme_of(batch, lane, group);
   ek_vf most = vf(0), best = vf(0), inverse[EK_TOGETHER];
   for (int side = 0; side <= grid->both_signs; side++) {
-    float reach = side ? -sign * grid->reach : sign * grid->reach;
+    float reach = side ? -grid->reach : grid->reach;
     for (int t = 0; t < grid->tries; t += EK_TOGETHER) {
       for (int c = 0; c < EK_TOGETHER; c++, reach *= grid->ratio) inverse[c] = vratio(vf(reach), extreme);
       try_scales(batch, lane, group, nearest, inverse, &most, &best);
@@ -85,7 +83,7 @@ EK_INLINE ek_vf coarse_scale(const ek_batch *batch, int lane, int group, ek_near
 
 /* The fp16 scale of each of EK_WIDTH blocks from `lane` on. */
 EK_INLINE ek_vf half_scale(const ek_batch *batch, int lane, int group, ek_nearest *nearest, const ek_grid *grid) {
-  ek_vf fit, unused, best = vhalf(coarse_scale(batch, lane, group, nearest, grid, 1));
+  ek_vf fit, unused, best = vhalf(coarse_scale(batch, lane, group, nearest, grid));
   ek_vf least = scale_error(batch, lane, group, nearest, best, &fit);
   for (int t = 0; t < EK_REFITS + 2; t++) {
     /* two refits; then the neighbours, which matter where fp16 is coarse: subnormals */

@@ -3,13 +3,11 @@
 
 #include "pack.h"
 
-#define nearest_of(low, high) \
+#define nearest_of(low, high)                                                                                          \
   static inline ek_vf nearest_##high(ek_vf a) { return vcode(a, low, high); }
-nearest_of(-8, 7)
-nearest_of(-16, 15)
-nearest_of(-127, 127) /* not -128: runtimes negate codes */
+nearest_of(-8, 7) nearest_of(-16, 15) nearest_of(-127, 127) /* not -128: runtimes negate codes */
 
-static const ek_grid q4_0_grid = {.reach = 0.8f * 8, .ratio = 1.05f, .tries = 28, .both_signs = 1};
+    static const ek_grid q4_0_grid = {.reach = 0.8f * 8, .ratio = 1.05f, .tries = 28, .both_signs = 1};
 static const ek_grid q5_0_grid = {.reach = 0.72f * 16, .ratio = 1.026f, .tries = 48, .both_signs = 1};
 static const ek_grid q8_0_grid = {.reach = 0.75f * 127, .ratio = 1.0054f, .tries = 96, .both_signs = 0};
 
@@ -54,8 +52,8 @@ static void pack_q8_0(float scale, const uint8_t *codes, uint8_t *out) {
 typedef void fit_fn(const ek_batch *batch, float *scales, uint8_t codes[EK_BATCH][32]);
 typedef void pack_fn(float scale, const uint8_t *codes, uint8_t *out);
 
-EK_INLINE void encode(const ek_source *source, size_t first, size_t count, uint8_t *out, size_t bytes, fit_fn *fit_batch,
-                      pack_fn *pack) {
+EK_INLINE void encode(const ek_source *source, size_t first, size_t count, uint8_t *out, size_t bytes,
+                      fit_fn *fit_batch, pack_fn *pack) {
   ek_batch batch;
   _Alignas(64) float scales[EK_BATCH];
   uint8_t codes[EK_BATCH][32];
