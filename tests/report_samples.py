@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgekit.models.spec import ModelSpec, Role, Rope, TensorSpec
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Candidate, CurvePoint, Plan, Sensitivity, stored_bytes
+from edgekit.quant.plan import Candidate, CurvePoint, MeasuredKl, Plan, Sensitivity, stored_bytes
 from edgekit.report import DevicePrediction, ReportData
 
 CANDIDATES = ("q4_0", "iq4_nl", "q4_k", "q5_0", "q6_k", "q8_0", "f16")
@@ -43,7 +43,8 @@ def sample_report(
         sensitivities=sensitivities,
         curve=curve,
         measured=tuple(
-            CurvePoint(point.bytes, point.kl * (1.3 - 0.1 * index)) for index, point in enumerate(curve[:5])
+            MeasuredKl(f"all at {4 + index} bits", point.kl, point.kl * (1.3 - 0.1 * index), point.bytes)
+            for index, point in enumerate(curve[:5])
         ),
     )
     return ReportData(

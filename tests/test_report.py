@@ -14,6 +14,7 @@ from report_samples import sample_report
 from edgekit.figures import bytes_text, count_text, kl_text, seconds_text
 from edgekit.models.errors import InputError
 from edgekit.quant.formats import format_of
+from edgekit.quant.plan import MeasuredKl
 from edgekit.report import ReportData, write_report
 from edgekit.report.charts import Scale, agreement, size_curve
 from edgekit.report.data import bits_per_weight, plan_bits_per_weight, tensor_rows
@@ -113,6 +114,8 @@ def test_page_tells_the_numbers(tmp_path: Path) -> None:
         assert stage in text and seconds_text(seconds) in text
     for tensor in data.tensors:
         assert tensor.name in text
+    for measured in data.plan.measured:
+        assert measured.what in text and kl_text(measured.measured) in text
 
 
 def test_rows_add_up_to_the_file() -> None:
@@ -191,7 +194,7 @@ def test_zero_and_single_values_do_not_break_the_charts(tmp_path: Path) -> None:
 
 
 def test_points_lie_where_the_scales_put_them() -> None:
-    chart = agreement([(0.01, 0.02)], (0.001, 0.1))
+    chart = agreement([MeasuredKl("q at 4 bits", 0.01, 0.02)], (0.001, 0.1))
     assert chart is not None
     dots = {dot.get("class"): dot for dot in chart.iter("circle")}
     x = Scale(0.001 / 1.6, 0.1 * 1.6, 58.0, 488.0, log=True)

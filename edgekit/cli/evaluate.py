@@ -11,7 +11,7 @@ from edgekit.cli import options, output
 from edgekit.figures import bytes_text, kl_text
 
 if TYPE_CHECKING:
-    from edgekit.evaluate import Evaluation
+    from edgekit.evaluation import Evaluation
 
 EXAMPLES = ("edgekit eval model.gguf --reference CHECKPOINT --text eval.txt --runtime llama.cpp --chunks 12",)
 
@@ -36,7 +36,7 @@ def command(
     """
     options.check_files("MODEL", [model])
     options.check_files("--text", [text])
-    from edgekit.evaluate import evaluate
+    from edgekit.evaluation import evaluate
 
     with output.stdout_reserved(as_json):
         result = evaluate(model, reference=reference, text=text, runtime=runtime, chunks=chunks, threads=threads)

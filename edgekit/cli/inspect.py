@@ -10,7 +10,7 @@ from edgekit.cli import options, output
 from edgekit.figures import bytes_text, count_text
 
 if TYPE_CHECKING:
-    from edgekit.inspect import Inspection, Part
+    from edgekit.inspection import Inspection, Part
 
 EXAMPLES = ("edgekit inspect model.gguf", "edgekit inspect CHECKPOINT --json")
 
@@ -25,7 +25,7 @@ def command(
     debug: options.Debug = False,
 ) -> None:
     """Show what a file or checkpoint holds."""
-    from edgekit.inspect import inspect
+    from edgekit.inspection import inspect
 
     with output.stdout_reserved(as_json):
         inspection = inspect(model)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
-import io
 import json
 import math
 import os
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_STDOUT, _STDERR = 1, 2
+
 
 @contextlib.contextmanager
 def stdout_reserved(active: bool) -> Iterator[None]:
@@ -20,16 +22,22 @@ def stdout_reserved(active: bool) -> Iterator[None]:
     if not active:
         yield
         return
+    sys.stdout.flush()
     with contextlib.ExitStack() as stack:
-        sys.stdout.flush()
-        with contextlib.suppress(io.UnsupportedOperation):  # a stdout without a descriptor: C code cannot reach it
-            number = sys.stdout.fileno()
-            kept = os.dup(number)
+        with contextlib.suppress(OSError):  # a descriptor that is closed needs no guard
+            kept = os.dup(_STDOUT)
             stack.callback(os.close, kept)
-            os.dup2(sys.stderr.fileno(), number)
-            stack.callback(os.dup2, kept, number)
+            os.dup2(_STDERR, _STDOUT)
+            stack.callback(os.dup2, kept, _STDOUT)
+            stack.callback(_flush_c)
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
+
+
+def _flush_c() -> None:
+    """What C code printed and its library still holds back would otherwise follow the document."""
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgekit.cli import options, output
-from edgekit.figures import bytes_text, kl_text, seconds_text
+from edgekit.cli.quantize import nats
+from edgekit.figures import bytes_text, seconds_text
 
 EXAMPLES = (
     "edgekit plan CHECKPOINT --size 190MB -o plan.json",
@@ -38,12 +39,10 @@ def command(
         device=device, tps=tps, max_kl=max_kl, context=context, size=size, bpw=bpw, bits=bits, formats=formats
     )
     from edgekit import pipeline
-    from edgekit.quant.plan_file import write_plan
     from edgekit.report.data import plan_bits_per_weight
 
     with output.stdout_reserved(as_json):
-        result = pipeline.plan(checkpoint, target, calib=calib or [], seed=seed, adapter=adapter)
-        write_plan(result.plan, output_path)
+        result = pipeline.plan(checkpoint, target, output_path, calib=calib or [], seed=seed, adapter=adapter)
     plan = result.plan
     bpw = plan_bits_per_weight(plan)
     if as_json:
@@ -53,6 +52,7 @@ def command(
                 "bytes": plan.bytes,
                 "bpw": bpw,
                 "kld_predicted": plan.kld_predicted,
+                "kld_measured": result.kld_measured,
                 "note": plan.note,
                 "formats": plan.formats,
                 "seconds": result.seconds,
@@ -67,7 +67,8 @@ def command(
             ("wrote", str(output_path)),
             ("file size", f"{bytes_text(plan.bytes)} ({plan.bytes:,} bytes)"),
             ("bits per weight", None if bpw is None else f"{bpw:.2f}"),
-            ("KL predicted", f"{kl_text(plan.kld_predicted)} nats per token"),
+            ("KL predicted", nats(plan.kld_predicted)),
+            ("KL measured", nats(result.kld_measured)),
             ("types", ", ".join(f"{count} × {name}" for name, count in sorted(counts.items()))),
             ("note", plan.note),
             ("time", seconds_text(sum(result.seconds.values()))),

@@ -98,8 +98,8 @@ def show(artifact: Artifact, as_json: bool) -> None:
             ("wrote", str(artifact.path)),
             ("size", f"{bytes_text(artifact.bytes)} ({artifact.bytes:,} bytes)"),
             ("bits per weight", None if bpw is None else f"{bpw:.2f}"),
-            ("KL predicted", _nats(artifact.kld_predicted)),
-            ("KL measured", _nats(artifact.kld_measured)),
+            ("KL predicted", nats(artifact.kld_predicted)),
+            ("KL measured", nats(artifact.kld_measured)),
             ("note", artifact.plan.note),
             ("time", seconds_text(sum(artifact.seconds.values()))),
             ("report", None if artifact.report is None else str(artifact.report)),
@@ -108,7 +108,8 @@ def show(artifact: Artifact, as_json: bool) -> None:
     )
 
 
-def _nats(kl: float | None) -> str | None:
+def nats(kl: float | None) -> str | None:
+    """A KL with its unit; None where it is not known."""
     return None if kl is None else f"{kl_text(kl)} nats per token"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from edgekit.figures import bytes_text, kl_text, seconds_text
+from edgekit.quant.plan import MeasuredKl
 from edgekit.report.data import ReportData
 from edgekit.report.markup import node, svg, text
 
@@ -57,7 +58,7 @@ def size_curve(data: ReportData) -> Element | None:
     points = sorted((point.bytes, point.kl) for point in data.plan.curve if point.kl > _KL_FLOOR)
     if len(points) < 2:
         return None
-    measured = [(point.bytes, point.kl) for point in data.plan.measured if point.kl > _KL_FLOOR]
+    measured = [(m.bytes, m.measured) for m in data.plan.measured if m.bytes is not None and m.measured > _KL_FLOOR]
     chosen = data.plan.kld_predicted
     sizes = [size for size, _ in points + measured] + [data.bytes]
     if data.max_bytes is not None and data.max_bytes < 1.25 * max(sizes):
@@ -81,11 +82,11 @@ def size_curve(data: ReportData) -> Element | None:
     return svg(_WIDTH, _HEIGHT, "Predicted KL against file size", *drawn)
 
 
-def agreement(pairs: Sequence[tuple[float, float]], chosen: tuple[float, float] | None) -> Element | None:
+def agreement(measured: Sequence[MeasuredKl], chosen: tuple[float, float] | None) -> Element | None:
     """Points (predicted, measured KL) about the diagonal where they agree; None where there are none."""
-    kept = [pair for pair in pairs if min(pair) > 0]
+    kept = [(m.predicted, m.measured, m.what) for m in measured if min(m.predicted, m.measured) > 0]
     last = chosen if chosen is not None and min(chosen) > 0 else None
-    values = [value for pair in (*kept, *([last] if last else [])) for value in pair]
+    values = [value for pair in (*(point[:2] for point in kept), *([last] if last else [])) for value in pair]
     if not values:
         return None
     low, high = min(values) / 1.6, max(values) * 1.6
@@ -94,9 +95,9 @@ def agreement(pairs: Sequence[tuple[float, float]], chosen: tuple[float, float] 
     drawn = [*_x_axis(x, _log_ticks(low, high), _tick_kl, "predicted KL, nats"), *_y_axis(y, "measured KL, nats")]
     drawn.append(node("line", x1=x.at(low), y1=y.at(low), x2=x.at(high), y2=y.at(high), class_="same"))
     drawn.append(text("measured = predicted", x.at(high) - 34, y.at(high) + 14, "small soft halo", "end"))
-    for predicted, measured in kept:
-        hint = f"predicted {kl_text(predicted)}, measured {kl_text(measured)}"
-        drawn.append(_dot(x.at(predicted), y.at(measured), "dot", 3.5, hint))
+    for predicted, found, what in kept:
+        hint = f"{what}: predicted {kl_text(predicted)}, measured {kl_text(found)}"
+        drawn.append(_dot(x.at(predicted), y.at(found), "dot", 3.5, hint))
     if last is not None:
         drawn += _chosen(x.at(last[0]), y.at(last[1]), f"this file: {kl_text(last[0])} → {kl_text(last[1])}")
     return svg(_WIDTH, _HEIGHT, "Measured against predicted KL", *drawn)

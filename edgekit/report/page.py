@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element, tostring
 
 from edgekit.figures import bytes_text, count_text, kl_text, seconds_text
 from edgekit.models.files import atomic_write
+from edgekit.quant.plan import MeasuredKl
 from edgekit.report import charts, maps
 from edgekit.report.data import ReportData, TensorRow, bits_per_weight, tensor_rows
 from edgekit.report.markup import Child, node
@@ -148,16 +149,15 @@ def _bytes(data: ReportData, rows: Sequence[TensorRow]) -> Element:
     body = [_byte_line(role, groups[role], sizes[role], data.bytes) for role in order]
     body.append(_byte_line("header", [], header, data.bytes))
     titles = (
-        ("Part", ""),
+        ("Part", None),
         ("Tensors", "n"),
         ("Weights", "n"),
         ("Bytes", "n"),
         ("Share", "n"),
         ("Bits/weight", "n"),
-        ("Types", ""),
+        ("Types", None),
     )
-    head = node("tr", *(node("th", title, class_=class_ or None, scope="col") for title, class_ in titles))
-    table = node("table", node("thead", head), node("tbody", *body), class_="bytes")
+    table = node("table", node("thead", _titles(titles)), node("tbody", *body), class_="bytes")
     why = "All bytes of the file, tensor padding included; the header holds the tokenizer and the metadata."
     return _section("Where the bytes went", why, node("div", charts.byte_bar(shares), table, class_="scroll"))
 
@@ -198,19 +198,42 @@ def _curve(data: ReportData) -> Element:
 
 
 def _agreement(data: ReportData) -> Element:
-    predicted = {point.bytes: point.kl for point in data.plan.curve}
-    pairs = [(predicted[point.bytes], point.kl) for point in data.plan.measured if point.bytes in predicted]
     chosen = None
     if data.plan.kld_predicted is not None and data.kld_measured is not None:
         chosen = (data.plan.kld_predicted, data.kld_measured)
-    chart = charts.agreement(pairs, chosen)
+    chart = charts.agreement(data.plan.measured, chosen)
     if chart is None:
         return _section(
             "Predicted against measured KL",
             "No KL was measured in this run; edgekit eval measures a file on your own text.",
         )
-    why = "How far the prediction can be trusted: points on the line were predicted exactly."
-    return _section("Predicted against measured KL", why, chart)
+    why = (
+        "Each dot is one class of matrices, or all of them, rounded to one width and measured; they correct the table. "
+        "The marked point is this file."
+    )
+    return _section("Predicted against measured KL", why, chart, _measurements(data.plan.measured))
+
+
+def _measurements(measured: Sequence[MeasuredKl]) -> Element | None:
+    """The dots of the chart as a table, folded."""
+    if not measured:
+        return None
+    titles = (("Rounded", None), ("Predicted", "n"), ("Measured", "n"))
+    body = [
+        node(
+            "tr",
+            node("td", m.what),
+            node("td", kl_text(m.predicted), class_="n"),
+            node("td", kl_text(m.measured), class_="n"),
+        )
+        for m in measured
+    ]
+    table = node("table", node("thead", _titles(titles)), node("tbody", *body))
+    return node("details", node("summary", "The measurements as a table"), node("div", table, class_="scroll"))
+
+
+def _titles(titles: Sequence[tuple[str, str | None]]) -> Element:
+    return node("tr", *(node("th", title, class_=class_, scope="col") for title, class_ in titles))
 
 
 def _stages_text(data: ReportData) -> str:
@@ -218,8 +241,14 @@ def _stages_text(data: ReportData) -> str:
 
 
 def _tensors(rows: Sequence[TensorRow]) -> Element:
-    titles = (("Tensor", ""), ("Shape", "n"), ("Type", ""), ("Bytes", "n"), ("Bits/weight", "n"), ("KL predicted", "n"))
-    head = node("tr", *(node("th", title, class_=class_ or None, scope="col") for title, class_ in titles))
+    titles = (
+        ("Tensor", None),
+        ("Shape", "n"),
+        ("Type", None),
+        ("Bytes", "n"),
+        ("Bits/weight", "n"),
+        ("KL predicted", "n"),
+    )
     body = []
     for row in rows:
         shape = " × ".join(str(size) for size in row.shape)
@@ -229,7 +258,7 @@ def _tensors(rows: Sequence[TensorRow]) -> Element:
         body.append(
             node("tr", *(node("td", cell, class_=class_) for cell, class_ in zip((*cells, kl), classes, strict=True)))
         )
-    table = node("table", node("thead", head), node("tbody", *body))
+    table = node("table", node("thead", _titles(titles)), node("tbody", *body))
     summary = node("summary", node("h2", f"All {len(rows)} tensors"))
     return node("section", node("details", summary, node("div", table, class_="scroll")))
 
