@@ -1,1 +1,77 @@
 """edgekit: from a trained checkpoint to a measured edge device."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgekit.devices.bench import bench
+    from edgekit.devices.result import BenchResult
+    from edgekit.evaluation import Evaluation, evaluate
+    from edgekit.inspection import Inspection, inspect
+    from edgekit.models.errors import InputError, MissingExtra, TargetError
+    from edgekit.pipeline import Artifact, PlanResult, export, plan, quantize
+    from edgekit.runtimes import Session, load
+    from edgekit.target import Target
+
+# Where each public name lives; it is imported when it is first asked for, so that `import edgekit` costs nothing.
+_HOMES = {
+    "Artifact": "pipeline",
+    "BenchResult": "devices.result",
+    "Evaluation": "evaluation",
+    "InputError": "models.errors",
+    "Inspection": "inspection",
+    "MissingExtra": "models.errors",
+    "PlanResult": "pipeline",
+    "Session": "runtimes",
+    "Target": "target",
+    "TargetError": "models.errors",
+    "bench": "devices.bench",
+    "evaluate": "evaluation",
+    "export": "pipeline",
+    "inspect": "inspection",
+    "load": "runtimes",
+    "plan": "pipeline",
+    "quantize": "pipeline",
+}
+
+__all__ = [
+    "Artifact",
+    "BenchResult",
+    "Evaluation",
+    "InputError",
+    "Inspection",
+    "MissingExtra",
+    "PlanResult",
+    "Session",
+    "Target",
+    "TargetError",
+    "bench",
+    "evaluate",
+    "export",
+    "inspect",
+    "load",
+    "plan",
+    "quantize",
+]
+
+
+class _Package(ModuleType):
+    """`edgekit.export` is a public function and a folder of modules; Python would let the folder, once imported, win."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
+        value = getattr(import_module(f"edgekit.{_HOMES[name]}"), name)
+        self.__dict__[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOMES:  # what is refused here is the import system handing in the folder
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -26,7 +26,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     try:
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".partial")
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}: choose a folder that exists and is writable") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror}: choose a folder that exists and is writable"
+        ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -36,7 +38,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.replace(name, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
-            raise TargetError(f"cannot write {path}: {error.strerror}: free some space or choose another disk") from error
+            raise TargetError(
+                f"cannot write {path}: {error.strerror}: free some space or choose another disk"
+            ) from error
         raise
     finally:
         Path(name).unlink(missing_ok=True)

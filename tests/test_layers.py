@@ -102,6 +102,6 @@ def test_no_import_circle() -> None:
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "scipy", "llama_cpp", "huggingface_hub", "jinja2"])
 def test_the_base_install_needs_no_extra(heavy: str) -> None:
     """Everything that the base install promises imports while the optional packages are unimportable."""
-    code = f"import sys; sys.modules[{heavy!r}] = None; import edgekit.cli, edgekit.inspect, edgekit.runtimes, edgekit.devices.bench"
+    code = f"import sys; sys.modules[{heavy!r}] = None; import edgekit.cli, edgekit.inspection, edgekit.runtimes, edgekit.devices.bench"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sample_gguf import SAMPLE, write_sample_gguf
 
-from edgekit.inspect import Inspection, inspect
+from edgekit.inspection import Inspection, inspect
 from edgekit.models.errors import InputError
 
 

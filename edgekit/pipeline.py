@@ -1,0 +1,354 @@
+"""The main line: checkpoint -> calibrate -> sensitivity -> plan -> quantise -> export, every arrow a value."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.export.gguf import file_bytes, write_gguf
+from edgekit.measuring import Measure, Rounded
+from edgekit.models.calibration import calibration_windows, split
+from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.divergence import WINDOW
+from edgekit.models.errors import InputError
+from edgekit.models.forward import load_model
+from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
+from edgekit.quant.allocation import allocate, require_possible, uniform
+from edgekit.quant.formats import format_of
+from edgekit.quant.plan import Budget, MeasuredKl, Plan, Sensitivity, matrices, predicted_kl, stored_bytes
+from edgekit.quant.plan_file import plan_importance, read_plan, write_plan
+from edgekit.quant.rescaling import Measurement, calibrate
+from edgekit.quant.sensitivity import error_table
+from edgekit.quant.statistics import Importance, collect
+from edgekit.report import ReportData, write_report
+from edgekit.target import DeviceLimit, Target, budget_of, device_limit, predicted_speed
+
+STATISTICS_TOKENS = 8192
+HELD_OUT_WINDOWS = 4  # of 512 tokens, of which the second half is scored
+REFINEMENTS = 2  # times that the table is scaled to a plan's measured KL where a KL limit rules
+
+T = TypeVar("T")
+
+
+@dataclass
+class Clock:
+    """Wall seconds per stage, in the order in which the stages began."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def within(self, name: str, outer: str, items: Iterator[T]) -> Iterator[T]:
+        """The items, with the time spent in making them moved from the stage `outer` to the stage `name`."""
+        while True:
+            start = time.perf_counter()
+            item = next(items, None)
+            spent = time.perf_counter() - start
+            self.add(name, spent)
+            self.add(outer, -spent)
+            if item is None:
+                return
+            yield item
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is quantised: an opened checkpoint, its tokenizer, and the bytes of a file that no format changes."""
+
+    checkpoint: Checkpoint
+    tokenizer: TokenizerFiles
+    fixed_bytes: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, the importances that its rounding takes, its measured KL, and what was rounded on the way to it."""
+
+    plan: Plan
+    importance: dict[str, Importance]
+    rounded: Rounded
+    kld_measured: float | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A written file. KLs in nats per token; `kld_measured` on held-out calibration text with the dequantised weights."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    plan: Plan
+    kld_predicted: float | None
+    kld_measured: float | None
+    seconds: dict[str, float]
+    report: Path | None = None
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan, as written where a path was given, and the seconds per stage."""
+
+    plan: Plan
+    kld_measured: float | None
+    seconds: dict[str, float]
+    path: Path | None = None
+
+
+def plan(
+    checkpoint: str | Path,
+    target: Target,
+    output: Path | None = None,
+    *,
+    calib: Sequence[Path] = (),
+    seed: int = 0,
+    adapter: Path | None = None,
+) -> PlanResult:
+    """Sensitivity and allocation only; with `output`, written as JSON with the rounding's importances beside it.
+
+    `calib`: UTF-8 texts; none: text sampled from the model itself. Raises InputError for what cannot be used.
+    """
+    clock = Clock()
+    source = _open(checkpoint, adapter, clock)
+    planned = _plan(source, target, device_limit(target, source.checkpoint.spec), calib, seed, clock)
+    made = planned.plan if output is None else write_plan(planned.plan, output, planned.importance)
+    return PlanResult(made, planned.kld_measured, clock.seconds, output)
+
+
+def quantize(
+    checkpoint: str | Path,
+    output: Path,
+    target: Target | None = None,
+    *,
+    plan: Path | None = None,
+    calib: Sequence[Path] = (),
+    seed: int = 0,
+    adapter: Path | None = None,
+    report: bool = True,
+) -> Artifact:
+    """The whole line from a checkpoint to a GGUF that fits `target`, or that follows a plan file.
+
+    With `plan`, the importances written beside it are used; where they are gone, calibration is repeated. The report is
+    OUTPUT's name with .report.html. Raises InputError for what cannot be used, TargetError where writing fails.
+    """
+    if (target is None) == (plan is None):
+        raise InputError("give a budget (--size, --bpw, --device or one --formats type) or --plan")
+    clock = Clock()
+    source = _open(checkpoint, adapter, clock)
+    limit = None
+    if plan is not None:
+        planned = _planned_from_file(source, plan, calib, seed, clock)
+    else:
+        assert target is not None
+        limit = device_limit(target, source.checkpoint.spec)
+        planned = _plan(source, target, limit, calib, seed, clock)
+    artifact = _write(source, planned, output, clock)
+    return _reported(artifact, source, str(checkpoint), limit) if report else artifact
+
+
+def export(checkpoint: str | Path, output: Path, *, plan: Path, adapter: Path | None = None) -> Artifact:
+    """The last stage on its own: round as the plan file says, with the importances beside it where they are."""
+    clock = Clock()
+    source = _open(checkpoint, adapter, clock)
+    made = read_plan(plan, source.checkpoint)
+    importance = plan_importance(made, plan, source.checkpoint)
+    if importance is None and any(format_of(name).unpack is not None for name in made.formats.values()):
+        made = replace(made, note=f"rounded without importance: {plan} has no importance file beside it")
+    return _write(source, Planned(made, importance or {}, Rounded(source.checkpoint, importance or {})), output, clock)
+
+
+def _open(checkpoint: str | Path, adapter: Path | None, clock: Clock) -> Source:
+    with clock.stage("open"):
+        opened = open_checkpoint(checkpoint, adapter=adapter)
+        tokenizer = load_tokenizer(opened)
+        formats = {tensor.name: "f32" for tensor in matrices(opened.tensors)}
+        taken = sum(stored_bytes(format_of("f32"), tensor.shape) for tensor in matrices(opened.tensors))
+        return Source(opened, tokenizer, file_bytes(opened, tokenizer, formats) - taken)
+
+
+def _plan(
+    source: Source, target: Target, limit: DeviceLimit | None, calib: Sequence[Path], seed: int, clock: Clock
+) -> Planned:
+    checkpoint = source.checkpoint
+    budget = budget_of(target, limit)
+    tensors = matrices(checkpoint.tensors)
+    facts: dict[str, str | int | float] = {"seed": seed, "calibration": ", ".join(map(str, calib)) or "sampled from the model"}
+    if target.uniform is not None:
+        choice = uniform(tensors, target.uniform, source.fixed_bytes)
+        blank = Plan(checkpoint.fingerprint, choice.formats, choice.bytes, None, (), (), note=choice.note)
+        blank = replace(blank, fixed_bytes=source.fixed_bytes, budget=budget, facts=facts)
+        if all(
+            format_of(name).unpack is None for name in choice.formats.values()
+        ):  # nothing that statistics would help
+            return Planned(blank, {}, Rounded(checkpoint, {}))
+        calibrated = _calibrate(source, tuple(sorted(set(choice.formats.values()))), calib, seed, clock)
+        return _measured(blank, calibrated, clock)
+    require_possible(tensors, budget, source.fixed_bytes)
+    calibrated = _calibrate(source, budget.formats, calib, seed, clock)
+    blank = Plan(checkpoint.fingerprint, {}, 0, None, (), ())
+    blank = replace(blank, fixed_bytes=source.fixed_bytes, budget=budget, facts=facts)
+    return _allocated(blank, budget, calibrated, clock)
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """The error table, the importances, and the means to measure a plan."""
+
+    table: tuple[Sensitivity, ...]
+    probes: tuple[MeasuredKl, ...]
+    importance: dict[str, Importance]
+    rounded: Rounded
+    measure: Measure
+
+
+def _calibrate(source: Source, formats: tuple[str, ...], calib: Sequence[Path], seed: int, clock: Clock) -> _Calibrated:
+    """Statistics from most of the calibration windows, and the table of those formats, corrected on the rest."""
+    checkpoint = source.checkpoint
+    with clock.stage("calibration"):
+        model, seen, held_out = _windows(source, calib, seed)
+    with clock.stage("error table"):
+        moments = clock.within("statistics", "error table", collect(model, checkpoint, seen, seed=seed))
+        table, importance = error_table(moments, checkpoint, formats, seed=seed)
+    with clock.stage("measurements"):
+        rounded = Rounded(checkpoint, importance)
+        measure = Measure(model, held_out, rounded)
+        rescaled, measurements = calibrate(table, measure)
+    return _Calibrated(tuple(rescaled), tuple(map(_probe, measurements)), importance, rounded, measure)
+
+
+def _probe(measurement: Measurement) -> MeasuredKl:
+    probe = measurement.probe
+    widths = sorted({format_of(name).width for name in probe.formats.values()})
+    what = f"{probe.role} at {' or '.join(map(str, widths))} bits"
+    return MeasuredKl(what, probe.predicted, measurement.kl)
+
+
+def _importance(source: Source, calib: Sequence[Path], seed: int, clock: Clock) -> dict[str, Importance]:
+    """The importances alone, for a plan whose own are gone."""
+    with clock.stage("calibration"):
+        model, seen, _ = _windows(source, calib, seed)
+    with clock.stage("statistics"):
+        return {matrix.name: matrix.importance() for matrix in collect(model, source.checkpoint, seen, seed=seed)}
+
+
+def _windows(source: Source, calib: Sequence[Path], seed: int) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
+    """The model, the windows for statistics and those held out for measuring, which the statistics never see."""
+    model = load_model(source.checkpoint)
+    windows = calibration_windows(
+        source.tokenizer,
+        calib,
+        tokens=STATISTICS_TOKENS + HELD_OUT_WINDOWS * WINDOW,
+        length=min(WINDOW, source.checkpoint.spec.context),
+        seed=seed,
+        model=model,
+    )
+    return model, *split(windows, HELD_OUT_WINDOWS)
+
+
+def _allocated(blank: Plan, budget: Budget, calibrated: _Calibrated, clock: Clock) -> Planned:
+    """The best plan of the table; where a KL limit rules, the table is scaled to what its plan was measured at."""
+    table = calibrated.table
+    for attempt in range(REFINEMENTS + 1):
+        with clock.stage("allocation"):
+            choice = allocate(table, budget, blank.fixed_bytes)
+        made = replace(blank, formats=choice.formats, bytes=choice.bytes, curve=choice.curve, note=choice.note)
+        planned = _measured(made, replace(calibrated, table=table), clock)
+        predicted, measured = planned.plan.kld_predicted, planned.kld_measured
+        assert predicted is not None and measured is not None
+        if budget.max_kl is None or attempt == REFINEMENTS or _near(predicted, measured):
+            break
+        factor = measured / predicted
+        table = tuple(
+            replace(
+                s, candidates=tuple(replace(c, kl=c.kl * factor, kl_error=c.kl_error * factor) for c in s.candidates)
+            )
+            for s in table
+        )
+    return planned
+
+
+def _near(predicted: float, measured: float) -> bool:
+    """Whether a new allocation would hardly differ; a KL that small is noise."""
+    return abs(measured - predicted) <= 0.05 * max(predicted, measured) or max(predicted, measured) < 1e-6
+
+
+def _measured(made: Plan, calibrated: _Calibrated, clock: Clock) -> Planned:
+    """The plan with its table, predicted KL and, measured on the held-out windows, the KL of it and of the probes."""
+    with clock.stage("measurements"):
+        calibrated.rounded.keep(made.formats)
+        kl = calibrated.measure(made.formats)
+    made = replace(
+        made,
+        sensitivities=calibrated.table,
+        kld_predicted=predicted_kl(calibrated.table, made.formats),
+        measured=calibrated.probes,
+    )
+    return Planned(made, calibrated.importance, calibrated.rounded, kl)
+
+
+def _planned_from_file(source: Source, path: Path, calib: Sequence[Path], seed: int, clock: Clock) -> Planned:
+    made = read_plan(path, source.checkpoint)
+    importance = plan_importance(made, path, source.checkpoint)
+    if importance is None:
+        if all(format_of(name).unpack is None for name in made.formats.values()):
+            importance = {}
+        else:
+            importance = _importance(source, calib, seed, clock)
+    return Planned(made, importance, Rounded(source.checkpoint, importance))
+
+
+def _write(source: Source, planned: Planned, output: Path, clock: Clock) -> Artifact:
+    with clock.stage("rounding and writing"):
+        tensors = planned.rounded.stream(planned.plan.formats)
+        size = write_gguf(source.checkpoint, source.tokenizer, tensors, planned.plan.formats, output)
+        with output.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    assert size == planned.plan.bytes, f"the plan says {planned.plan.bytes} bytes, the file has {size}"
+    return Artifact(
+        path=output,
+        bytes=size,
+        sha256=digest,
+        plan=planned.plan,
+        kld_predicted=planned.plan.kld_predicted,
+        kld_measured=planned.kld_measured,
+        seconds=clock.seconds,
+    )
+
+
+def _reported(artifact: Artifact, source: Source, name: str, limit: DeviceLimit | None) -> Artifact:
+    path = artifact.path.with_suffix(".report.html")
+    budget = artifact.plan.budget
+    data = ReportData(
+        model=name,
+        path=artifact.path,
+        bytes=artifact.bytes,
+        sha256=artifact.sha256,
+        spec=source.checkpoint.spec,
+        tensors=source.checkpoint.tensors,
+        plan=artifact.plan,
+        seconds=artifact.seconds,
+        kld_measured=artifact.kld_measured,
+        max_bytes=None if budget is None else budget.max_bytes,
+        max_kl=None if budget is None else budget.max_kl,
+        device=None
+        if limit is None
+        else predicted_speed(limit, source.checkpoint.spec, artifact.bytes - source.fixed_bytes),
+    )
+    write_report(path, data)
+    return replace(artifact, report=path)
