@@ -52,6 +52,19 @@ def read_normalisation(description: Mapping[str, Any]) -> Normalisation | str:
     return Normalisation(prefix, split)
 
 
+def prepend_always(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A converted tokenizer.model's description with SentencePiece's (and llama.cpp's) prefix: before spaces too."""
+    step = description.get("pre_tokenizer") or {}
+    if description.get("normalizer") or step.get("type") != "Metaspace" or step.get("prepend_scheme") == "never":
+        return dict(description)
+    steps = [
+        {"type": "Prepend", "prepend": SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    ]
+    split = {**step, "prepend_scheme": "never"} if step.get("split", True) else None
+    return {**description, "normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": split}
+
+
 def check_merges(
     vocabulary: Collection[str], merges: Sequence[tuple[str, str]], added: Collection[str], *, split_on_space: bool
 ) -> str | None:

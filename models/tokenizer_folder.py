@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 
 from edgekit.models.errors import InputError, MissingExtra
 from edgekit.models.pretokenizers import matching, read_patterns
-from edgekit.models.sentencepiece import check_merges, merge_scores, read_normalisation
+from edgekit.models.sentencepiece import check_merges, merge_scores, prepend_always, read_normalisation
 from edgekit.models.vocabulary import TokenizerFiles, TokenType
 
 # Added tokens that stand for image embeddings: Gemma 3's text models list one without a row, and never look it up.
@@ -295,7 +295,7 @@ def _convert(folder: Path) -> str:
         raise MissingExtra("transformers", "quantize") from error
     try:
         fast = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return str(fast.backend_tokenizer.to_str())
+        return json.dumps(prepend_always(json.loads(fast.backend_tokenizer.to_str())))
     except (ImportError, ValueError, OSError, AttributeError) as error:
         raise InputError(
             f"{folder / 'tokenizer.model'} could not be converted: put the model's tokenizer.json beside it"

@@ -189,6 +189,35 @@ def test_sentencepiece_styles(prefix: bool, folder: Callable[..., Path], tmp_pat
     assert any(index in range(4, 260) for line in ids(files, ["敏捷"]) for index in line)  # falls back to bytes
 
 
+def test_sentencepiece_model_without_tokenizer_json(folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Converted by transformers: the ids of SentencePiece itself."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    target = folder(
+        byte_level(PRE_TOKENIZERS[0]),
+        tokenizer_class="LlamaTokenizer",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+    (target / "tokenizer.json").unlink()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for text in PARAGRAPHS * 2 for line in text.splitlines() if line and "\0" not in line),
+        model_prefix=str(target / "tokenizer"),
+        model_type="bpe",
+        vocab_size=900,
+        byte_fallback=True,
+        character_coverage=0.98,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    strings = [text for text in texts() if "<s>" not in text and "</s>" not in text and "<unk>" not in text]
+    files = check_same_ids(target, tmp_path / "model.gguf", strings)
+    original = sentencepiece.SentencePieceProcessor(model_file=str(target / "tokenizer.model"))
+    assert ids(files, strings) == [original.encode(text) for text in strings]
+    assert (files.kind, files.bos, files.eos, files.unk, files.add_space_prefix) == ("spm", 1, 2, 0, True)
+
+
 def test_scores_follow_the_merges(folder: Callable[..., Path]) -> None:
     files = load_tokenizer(open_checkpoint(folder(sentencepiece_type(prefix=False))))
     score = dict(zip(files.tokens, files.scores, strict=True))
