@@ -159,13 +159,21 @@ def _metadata(
     return {
         "general.architecture": checkpoint.spec.family,
         "general.type": "model",
-        "general.name": checkpoint.path.stem if checkpoint.path.is_file() else checkpoint.path.resolve().name,
+        "general.name": _name(checkpoint.path),
         "general.size_label": size_label(parameters, parameters, 0, 0),
         "general.file_type": _file_type(layout),
         "general.quantization_version": _QUANTISATION_VERSION,
         **family_named(checkpoint.spec.family).gguf_metadata(checkpoint.spec),
         **tokenizer_metadata(tokenizer),
     }
+
+
+def _name(path: Path) -> str:
+    """The folder's or file's name; a Hub snapshot (models--owner--name/snapshots/commit) goes by the model's."""
+    path = path.absolute()
+    if path.parent.name == "snapshots":
+        return path.parent.parent.name.rpartition("--")[2]
+    return path.stem if path.is_file() else path.name
 
 
 def _file_type(layout: Mapping[str, _Entry]) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
-from models_random import LLAMA3, SAMPLE, random_checkpoint
+from models_random import LLAMA3, SAMPLE, VARIANTS, random_checkpoint, variant_id
 from numpy.typing import NDArray
 
 from edgekit.export import gguf as export
@@ -127,6 +129,26 @@ def test_what_families_add(family: str, options: dict[str, object], tmp_path: Pa
     assert factors is None or np.array_equal(stored["rope_freqs.weight"], factors)
     norm = stored["output_norm.weight"] - checkpoint.read("model.norm.weight")
     assert np.allclose(norm, 1.0 if family == "gemma3" else 0.0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
+def test_a_gguf_as_input_gives_itself(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Specification, tensors and tokenizer survive the way through a file bit for bit."""
+    source = open_checkpoint(random_checkpoint(tmp_path / "model", variant[0], **variant[1]))
+    formats = dict.fromkeys(matrices(source), "f32")
+    write_gguf(source, load_tokenizer(source), encoded(source, formats), formats, tmp_path / "model.gguf")
+    again, second = open_checkpoint(tmp_path / "model.gguf"), tmp_path / "second" / "model.gguf"
+    second.parent.mkdir()
+    write_gguf(again, load_tokenizer(again), encoded(again, formats), formats, second)
+    assert second.read_bytes() == (tmp_path / "model.gguf").read_bytes()
+
+
+def test_a_hub_snapshot_goes_by_its_models_name(sample: tuple[Checkpoint, TokenizerFiles], tmp_path: Path) -> None:
+    folder = tmp_path / "models--owner--tiny-llama" / "snapshots" / "0123abc"
+    shutil.copytree(SAMPLE, folder)
+    checkpoint, formats = open_checkpoint(folder), dict.fromkeys(matrices(sample[0]), "q4_0")
+    write_gguf(checkpoint, sample[1], encoded(checkpoint, formats), formats, tmp_path / "model.gguf")
+    assert read_header(tmp_path / "model.gguf").metadata["general.name"] == "tiny-llama"
 
 
 def test_same_input_same_bytes(sample: tuple[Checkpoint, TokenizerFiles], tmp_path: Path) -> None:
