@@ -6,15 +6,20 @@ model itself. Take one matrix W (N, K) and a window of T tokens, whose log-likel
 token t the layer computes W x_t, and g_t is the gradient of that sum there. Then grad_W = sum_t g_t x_t^T and
 
     KL per token = 1/2 1/T E[(sum_t g_t^T dW x_t)^2]
-                 ~ 1/2 1/T sum_t E[(g_t^T dW x_t)^2]                      cross terms of different tokens dropped
+                 ~ s/2 1/T sum_t E[(g_t^T dW x_t)^2]                      tokens taken as independent, but for s
                  ~ 1/2 sum_n rows[n] dw_n^T columns dw_n                  Kronecker product, H_O's diagonal kept
-    rows    = 1/T sum_t g_t^2                                             (N,)
+    rows    = s/T sum_t g_t^2                                             (N,)
     columns = sum_t |g_t|^2 x_t x_t^T / sum_t |g_t|^2                     (K, K)
+    s       = sum_windows |grad_W|^2 / sum_t |g_t|^2 |x_t|^2
 
-There is no further constant: rows carry the scale. The head needs no labels: at one position E[g_n^2] = p_n (1 - p_n)
-and E|g|^2 = 1 - sum p^2. A looked-up row n of the embedding enters as dw_n at the positions that hold token n, so that
-its term has rows[n] = the token's frequency and columns = E[g g^T] at the table's output; tokens that calibration does
-not hold get a share from the model's own mean softmax.
+There is no further constant: rows carry the scale. s makes up for the cross terms of different tokens: with it the
+expected KL of white noise in W is the Fisher's own trace. It is near 1 in feed-forward layers; values, whose errors add
+up over the tokens attended to, have s of 2 and more; keys, whose common error the softmax does not see, less than 1.
+
+The head needs no labels, and its gradients at different positions are independent: at one position
+E[g_n^2] = p_n (1 - p_n) and E|g|^2 = 1 - sum p^2. A looked-up row n of the embedding enters as dw_n at the positions
+that hold token n, so that its term has rows[n] = the token's frequency and columns = E[g g^T] at the table's output;
+tokens that calibration does not hold get a share from the model's own mean softmax.
 
 Sources: Martens and Grosse, arXiv 1503.05671 (K-FAC); Tseng et al., arXiv 2505.22988 (the same KL for rounding).
 """
@@ -42,10 +47,10 @@ FREQUENCY_FROM_TEXT = 0.5  # the rest of a looked-up row's frequency comes from 
 class KroneckerTerm:
     """One term of a matrix's quadratic KL: 1/2 sum_n rows[n] * dw_n @ columns @ dw_n, in nats per token.
 
-    rows (N,) float32; columns (K, K) float32. For a linear layer rows is the diagonal of H_O = E[g g^T] and columns is
-    H_I / E|g|^2 with H_I = E[|g|^2 x x^T]: g is the gradient, at the linear's output, of the log-likelihood of a label
-    drawn from the model's own softmax (K-FAC, Martens and Grosse, arXiv 1503.05671, with the gradient-weighted input
-    moment).
+    rows (N,) float32; columns (K, K) float32. For a linear layer rows is the diagonal of H_O = E[g g^T], scaled for the
+    cross terms of different tokens (s above), and columns is H_I / E|g|^2 with H_I = E[|g|^2 x x^T]: g is the gradient,
+    at the linear's output, of the log-likelihood of a label drawn from the model's own softmax (K-FAC, Martens and
+    Grosse, arXiv 1503.05671, with the gradient-weighted input moment).
     """
 
     rows: NDArray[np.float32]
@@ -223,15 +228,25 @@ class _Moments:
 
     rows: torch.Tensor  # (N,) float64: g^2
     columns: torch.Tensor  # (K, K) float32: |g|^2 x x^T
-    total: float  # |g|^2
+    total: float = 0.0  # |g|^2
+    coherent: float = 0.0  # |sum of g x^T over a window|^2
 
     def add(self, x: torch.Tensor, g: torch.Tensor) -> None:
-        """x (tokens, K), g (tokens, N)."""
+        """x (windows, T, K), g (windows, T, N)."""
+        for window_x, window_g in zip(x, g, strict=True):
+            gradient = window_g.T @ window_x
+            self.coherent += float(gradient.square_().sum(dim=1).double().sum())
+        x, g = x.flatten(0, 1), g.flatten(0, 1)
         squares = g.square()
         weights = squares.sum(dim=1)
         self.rows += squares.sum(dim=0)
         self.columns += (x * weights[:, None]).T @ x
         self.total += float(weights.double().sum())
+
+    def term(self, tokens: int) -> KroneckerTerm:
+        independent = float(self.columns.diagonal().double().sum())  # sum |g|^2 |x|^2
+        scale = self.coherent / independent if independent > 0 else 0.0
+        return _term(self.rows * (scale / tokens), self.columns, self.total)
 
 
 def _layer(
@@ -242,14 +257,14 @@ def _layer(
 
     linears = [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
     moments = [
-        _Moments(torch.zeros(m.out_features, dtype=torch.float64), torch.zeros(m.in_features, m.in_features), 0.0)
+        _Moments(torch.zeros(m.out_features, dtype=torch.float64), torch.zeros(m.in_features, m.in_features))
         for m in linears
     ]
 
     def watch(moment: _Moments) -> Any:
-        def hook(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            x = args[0].detach().reshape(-1, module.in_features)
-            output.register_hook(lambda g: moment.add(x, g.reshape(-1, module.out_features)))  # type: ignore[no-untyped-call]
+        def hook(_module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            x = args[0].detach()
+            output.register_hook(lambda g: moment.add(x, g))  # type: ignore[no-untyped-call]
 
         return hook
 
@@ -268,7 +283,7 @@ def _layer(
     recording.arguments[index] = []
     tokens = gradient.shape[0] * gradient.shape[1]
     for linear, moment in zip(linears, moments, strict=True):
-        yield linear, _term(moment.rows / tokens, moment.columns, moment.total)
+        yield linear, moment.term(tokens)
 
 
 def _lookup(part: Parts, ids: torch.Tensor, gradient: torch.Tensor, mean_softmax: torch.Tensor) -> KroneckerTerm:

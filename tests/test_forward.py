@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from models_random import VARIANTS, random_checkpoint, random_model, variant_id
 
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.forward import HeldOut, load_model, parts, reference_logits, replaced
-from models_random import VARIANTS, random_checkpoint, random_model, variant_id
 
 WINDOWS = np.random.default_rng(0).integers(0, 4096, (3, 40))
 
@@ -82,7 +82,9 @@ def test_replaced_changes_the_model_within_the_block_only(tied: tuple[Checkpoint
     assert np.array_equal(reference_logits(model, WINDOWS[0], 0), before)
 
 
-@pytest.mark.parametrize(("family", "options"), [("gemma3", {"softcap": 5.0}), ("llama", {}), ("qwen2", {"tied": True})])
+@pytest.mark.parametrize(
+    ("family", "options"), [("gemma3", {"softcap": 5.0}), ("llama", {}), ("qwen2", {"tied": True})]
+)
 def test_held_out_kl_equals_the_dense_oracle(tmp_path: Path, family: str, options: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", family, **options))
     model = load_model(checkpoint)
