@@ -4,7 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 def encode(
-    format: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None, threads: int = 1, isa_level: int = -1
+    format: str,
+    rows: NDArray[np.float32],
+    importance: NDArray[np.float32] | None,
+    threads: int = 1,
+    isa_level: int = -1,
 ) -> NDArray[np.uint8]: ...
 def isa_levels() -> int: ...
 def decode(format: str, blocks: NDArray[np.uint8], columns: int, threads: int = 1) -> NDArray[np.float32]: ...

@@ -84,7 +84,7 @@ def test_names_and_widths() -> None:
     assert format_of("Q4_K") is format_of("q4_k")
     assert [format.name for format in formats_of_width(4)] == ["q4_0", "iq4_nl", "q4_k", "q4_1"]
     assert len({format.name for format in FORMATS}) == len(FORMATS) == 12
-    with pytest.raises(InputError, match="unknown format 'q3_k': choose from .*q4_0"):
+    with pytest.raises(InputError, match=r"unknown format 'q3_k': choose from .*q4_0"):
         format_of("q3_k")
     with pytest.raises(InputError, match="choose from 4, 5, 6, 8, 16, 32"):
         formats_of_width(7)
@@ -177,30 +177,30 @@ def all_scales(rows: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> np.
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize(
-    ("name", "levels", "slack"),
+    ("name", "levels"),
     [
-        ("q4_0", np.arange(-8, 8.0), 1.01),
-        ("q5_0", np.arange(-16, 16.0), 1.02),
-        ("q8_0", np.arange(-127, 128.0), 1.02),
-        ("iq4_nl", None, 1.01),
+        ("q4_0", np.arange(-8, 8.0)),
+        ("q5_0", np.arange(-16, 16.0)),
+        ("q8_0", np.arange(-127, 128.0)),
+        ("iq4_nl", None),
     ],
 )
-def test_scale_is_almost_the_best_of_all(name: str, levels: np.ndarray | None, slack: float, spread: float) -> None:
+def test_scale_is_almost_the_best_of_all(name: str, levels: np.ndarray | None, spread: float) -> None:
     format = format_of(name)
     if levels is None:
         levels = _native.levels(name)
         assert levels is not None
-    rows, importance = heavy_tailed(8, 256, seed=5), uneven(256, spread=spread)
+    rows, importance = heavy_tailed(8, 1024, seed=5), uneven(1024, spread=spread)
     best = all_scales(rows, np.broadcast_to(importance, rows.shape), levels.astype(np.float64))
     left = format.decode(format.encode(rows, importance)).astype(np.float64) - rows
     found = (importance * left**2).reshape(-1, 32).sum(axis=1)
-    assert found.sum() <= slack * best.sum()
+    assert found.sum() <= (1.01 if spread < 2 else 1.02) * best.sum()
     assert np.all(found >= best * (1 - 1e-6))  # else the oracle is none
 
 
 def dense_affine(x: np.ndarray, w: np.ndarray, top: int, nonnegative: bool) -> float:
-    """The least weighted error of d * q - m over real d and m (m >= 0 where asked): a dense grid of ends, each refitted."""
-    low, width = (min(x.min(), 0.0) if nonnegative else x.min()), 0.0
+    """The least weighted error of d * q - m over real d and m (m >= 0 where asked): many ends, each refitted."""
+    low = min(x.min(), 0.0) if nonnegative else x.min()
     width = x.max() - low
     a, b = (grid.ravel() for grid in np.meshgrid(np.linspace(-0.1, 0.4, 60), np.linspace(-0.1, 0.4, 60)))
     d, m = (width * (1 - a - b) / top)[:, None], (-(low + a * width))[:, None]
@@ -247,6 +247,13 @@ def test_q6_k_scales_are_almost_the_best_of_all(spread: float) -> None:
     assert weighted_error(format_of("q6_k"), rows, importance).sum() <= 1.05 * best
 
 
+@pytest.mark.parametrize("name", ["q4_0", "q5_0", "q8_0", "iq4_nl"])
+def test_what_a_format_holds_comes_back(name: str) -> None:
+    format = format_of(name)
+    rows = format.decode(format.encode(heavy_tailed(8, 512), None))
+    assert same_bits(format.decode(format.encode(rows, uneven(512))), rows)
+
+
 @every_block_format
 def test_importance_lowers_the_error_that_it_weighs(format: Format) -> None:
     rows, importance = heavy_tailed(16, 512), uneven(512, spread=2.0)
@@ -273,7 +280,7 @@ def test_order_is_kept_within_a_group(format: Format) -> None:
 
 @every_block_format
 def test_powers_of_two_change_nothing_but_the_scale(format: Format) -> None:
-    rows, importance = gaussian(4, 512), uneven(512)
+    rows, importance = gaussian(4, 512) * 64, uneven(512)  # large enough that no scale is a subnormal fp16
     decoded = format.decode(format.encode(rows, importance))
     assert same_bits(format.decode(format.encode(rows * 64, importance * 2.0**-60)), decoded * 64)
 
@@ -308,12 +315,14 @@ def test_sizes_that_scales_reach(format: Format, size: float) -> None:
 def test_sizes_beyond_fp16_saturate(format: Format, size: float) -> None:
     rows = np.clip(gaussian(4, 512) / 0.03, -1, 1) * np.float32(size)
     for importance in (None, uneven(512)):
-        decoded = format.decode(format.encode(rows, importance))
+        decoded = format.decode(format.encode(rows, importance)).astype(np.float64)
         assert np.isfinite(decoded).all()
-        # no further from the truth than nothing at all, but for rounding up to a scale of 2^-24
-        assert np.abs(decoded).max() <= np.abs(rows).max() * 1.5 + 2**-23
-        assert np.all(decoded * rows >= 0) or size < 1e6
         assert size < 1e6 or np.abs(decoded).max() >= 5e5
+        weights = 1.0 if importance is None else importance.astype(np.float64)
+        # better than no values at all, as far as float32 can tell
+        assert (weights * (decoded / size - rows / size) ** 2).sum() <= (weights * (rows / size) ** 2).sum() * (
+            1 + 1e-6
+        )
 
 
 @every_block_format
@@ -391,7 +400,9 @@ def test_threads_and_instruction_sets_do_not_matter(format: Format, shape: tuple
     blocks = [_native.encode(format.name, rows, importance, threads) for threads in (2, 3, 16)]
     blocks += [_native.encode(format.name, rows, importance, 1, level) for level in range(_native.isa_levels())]
     assert all(np.array_equal(other, expected) for other in blocks)
-    assert same_bits(_native.decode(format.name, expected, shape[1], 1), _native.decode(format.name, expected, shape[1], 5))
+    assert same_bits(
+        _native.decode(format.name, expected, shape[1], 1), _native.decode(format.name, expected, shape[1], 5)
+    )
 
 
 @every_format
@@ -444,6 +455,8 @@ def test_native_refuses_what_it_cannot_read() -> None:
         _native.encode("q4_0", rows[:, ::2], None)
     with pytest.raises(ValueError, match="importance must be float32"):
         _native.encode("q4_0", rows, np.ones(512))
+    with pytest.raises(ValueError, match="importance must be None or a float32 array"):
+        _native.encode("q4_0", rows, [1.0] * 512)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="blocks must be uint8"):
         _native.decode("q4_0", rows, 512)
     with pytest.raises(ValueError, match="no block format is called 'q9'"):

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -68,8 +69,14 @@ template <class Work> void split(size_t total, int threads, const Work &work) {
       std::max<size_t>(1, std::min<size_t>(static_cast<size_t>(threads), (total + grain - 1) / grain));
   const size_t step = ((total + pieces - 1) / pieces + grain - 1) / grain * grain;
   std::vector<std::thread> helpers;
+  helpers.reserve(pieces);
   for (size_t first = step; first < total; first += step) {
-    helpers.emplace_back([&work, first, count = std::min(step, total - first)] { work(first, count); });
+    const size_t count = std::min(step, total - first);
+    try {
+      helpers.emplace_back([&work, first, count] { work(first, count); });
+    } catch (const std::system_error &) { // no more threads to be had
+      work(first, count);
+    }
   }
   work(0, std::min(step, total));
   for (std::thread &helper : helpers) helper.join();
@@ -102,7 +109,7 @@ Matrix<uint8_t> encode(const std::string &name, const Array &rows, nb::object im
   check_columns(format, source.columns);
   Array held;
   if (!importance.is_none()) {
-    held = nb::cast<Array>(importance);
+    if (!nb::try_cast(importance, held)) throw nb::value_error("importance must be None or a float32 array");
     source.importance = checked_importance(held, rows);
     source.importance_per_row = held.ndim() == 2;
   }

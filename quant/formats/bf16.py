@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-BF16 = block_format("bf16", ggml_type=30, file_type=32, width=16, group=0)
+BF16 = block_format("bf16", ggml_type=30, file_type=32, width=16)

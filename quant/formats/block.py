@@ -10,10 +10,14 @@ from edgekit import _native
 from edgekit.quant.formats.format import Blocks, Codes, FloatRows, Format
 
 
-def block_format(name: str, *, ggml_type: int, file_type: int, width: int, group: int) -> Format:
-    """The format `name` of the C core; `group` is the number of weights that share a scale, 0 for a float format."""
+def block_format(name: str, *, ggml_type: int, file_type: int, width: int) -> Format:
+    """The format that the C core calls `name`; the numbers are gguf's GGMLQuantizationType and LlamaFileType."""
     layout = _native.layout(name)
-    block, block_bytes = layout["block"], layout["block_bytes"]
+    block, block_bytes, group = (
+        layout["block"],
+        layout["block_bytes"],
+        layout["group"],
+    )  # group: 0 for the float formats
 
     def encode(rows: FloatRows, importance: FloatRows | None = None) -> Blocks:
         weights = None if importance is None else np.ascontiguousarray(importance, np.float32)

@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-F16 = block_format("f16", ggml_type=1, file_type=1, width=16, group=0)
+F16 = block_format("f16", ggml_type=1, file_type=1, width=16)

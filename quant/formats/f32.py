@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-F32 = block_format("f32", ggml_type=0, file_type=0, width=32, group=0)
+F32 = block_format("f32", ggml_type=0, file_type=0, width=32)
