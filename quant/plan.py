@@ -58,7 +58,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class MeasuredKl:
-    """Some matrices rounded, the others as they were: the KL that the table predicts and the measured one, per token."""
+    """Some matrices rounded, the others as they were: the KL that the table predicts and the measured one, in nats."""
 
     what: str  # "q", or "all", with the width: "q at 4 bits"
     predicted: float

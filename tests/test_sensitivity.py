@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -159,6 +160,17 @@ def test_rows_without_weight_are_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert candidate.kl_error == 0
 
 
+def test_a_row_is_not_missed_for_zeros_where_inputs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding makes something of a zero, so a row whose weights are zero wherever inputs are can still err."""
+    monkeypatch.setattr(sensitivity, "SAMPLE_WEIGHTS", 40 * 64)
+    values, _ = make_matrix(50, 64, 1)
+    values[:45, :32] = 0
+    inputs = np.diag(np.repeat([1.0, 0.0], 32)).astype(np.float32)
+    terms = (KroneckerTerm(np.ones(50, np.float32), inputs),)
+    assert max(draw_rows(values, terms, seed=seed).rows[0] for seed in range(5)) < 45
+    assert max(len(draw_rows(values, terms, seed=seed).rows) for seed in range(5)) >= 39
+
+
 def test_the_estimator_by_hand() -> None:
     sample = RowSample(np.array([0, 3, 5]), np.array([1.0, 0.5, 0.25]))
     total, error = sample.total(np.array([2.0, 3.0, 1.0]))
@@ -269,8 +281,10 @@ def test_errors_that_do_not_add_up_are_met_by_a_joint_factor() -> None:
 
 def test_factors_between_the_probes_and_beyond() -> None:
     table = class_table(("q4_0", "q5_0", "q8_0"))
+    table[2] = replace(table[2], candidates=tuple(replace(c, kl_error=0.1 * c.kl) for c in table[2].candidates))
     rescaled = rescale(table, {"q": (4.0, 2.0)})
     assert rescaled[0] == table[0]
+    assert all(c.kl_error == pytest.approx(0.1 * c.kl) for c in rescaled[2].candidates)
     old, new = table[2].candidates, rescaled[2].candidates
     assert [c.kl / o.kl for c, o in zip(new, old, strict=True)] == pytest.approx([4.0, 2.0, 2.0])
     halfway = Sensitivity("q9", "q", 9, (*old, Candidate("q4_1", 500, math.sqrt(old[0].kl * old[1].kl))))
