@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -119,8 +120,5 @@ def _model_file(path: Path) -> ModelFile:
     for tensor in read_header(path).tensors:
         kind = gguf.GGMLQuantizationType(tensor.ggml_type)
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-        size = block_bytes
-        for length in tensor.shape:
-            size *= length
-        types[kind.name] = types.get(kind.name, 0) + size // block
+        types[kind.name] = types.get(kind.name, 0) + math.prod(tensor.shape) // block * block_bytes
     return ModelFile(path=str(path), sha256=digest, bytes=path.stat().st_size, types=types)

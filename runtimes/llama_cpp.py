@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
@@ -71,7 +72,7 @@ def load(path: Path, *, context: int | None, threads: int | None) -> LlamaCppSes
     with _log().listening() as lines:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
             raise InputError(f"llama.cpp refuses {path}: {_reason(lines)}: export the model again")
         try:

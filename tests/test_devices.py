@@ -176,6 +176,7 @@ def test_the_file_that_bandwidth_allows() -> None:
     untied = max_file_bytes(DEVICE, SPEC, tps=20)
     read = untied.bytes * (1 - 64_000 / parameters(SPEC))
     assert read == pytest.approx(200_000_000)
+    assert "not read whole" in untied.explanation
 
 
 def test_the_file_that_memory_allows() -> None:
