@@ -50,7 +50,7 @@ def max_file_bytes(
         )
         return FileLimit(by_ram, "ram", text)
     looked_up = (
-        "" if read_share == 1 else f", {1 - read_share:.0%} of which are an embedding table that is not read whole"
+        "" if read_share == 1 else f", {1 - read_share:.0%} of it an embedding table that is not read whole"
     )
     text = (
         f"{tps:g} tokens/s at {device.bandwidth_bytes_per_s / 1e9:.1f} GB/s of {device.name}'s memory allow "
