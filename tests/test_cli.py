@@ -226,6 +226,17 @@ def test_json_of_a_file_is_one_document(
     assert "a library that prints" in err and "C code that writes" in err and "C code that holds" in err
 
 
+def test_a_real_file_and_its_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "m.gguf"
+    assert main(["quantize", str(SAMPLE), "--formats", "f16", "-o", str(output), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["path"] == str(output) and found["bytes"] == output.stat().st_size and found["bpw"] == 16
+    assert found["report"] == str(tmp_path / "m.report.html")
+    report = (tmp_path / "m.report.html").read_text(encoding="utf-8")
+    assert f"{found['bytes']:,} bytes" in report and found["sha256"] in report
+    assert found["seconds"] and all(spent >= 0 for spent in found["seconds"].values())
+
+
 def test_json_of_a_plan(calls: list[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "plan.json"
     assert main(["plan", str(SAMPLE), "--bpw", "5", "-o", str(path), "--json"]) == 0

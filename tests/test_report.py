@@ -142,8 +142,9 @@ def test_bits_per_weight_of_a_plan_equals_that_of_its_file() -> None:
     sensitivities = tuple(dataclasses.replace(s, shape=shapes[s.name]) for s in data.plan.sensitivities)
     plan = dataclasses.replace(data.plan, sensitivities=sensitivities)
     assert plan_bits_per_weight(plan) == pytest.approx(bits_per_weight(tensor_rows(data)))
-    assert plan_bits_per_weight(data.plan) is None  # no shapes
     assert plan_bits_per_weight(dataclasses.replace(plan, sensitivities=())) is None
+    uniform = dataclasses.replace(plan, sensitivities=(), formats=dict.fromkeys(plan.formats, "q5_1"))
+    assert plan_bits_per_weight(uniform) == 6
 
 
 def test_a_run_without_statistics_says_so(tmp_path: Path) -> None:

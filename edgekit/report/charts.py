@@ -118,7 +118,7 @@ def stage_bars(seconds: Mapping[str, float]) -> Element:
 
 def _chosen(x: float, y: float, label: str) -> list[Element]:
     """A large point with its label on the side that has room."""
-    length = 6.3 * len(label)
+    length = 6.9 * len(label)  # about a bold letter's width
     if x + 10 + length <= _PLOT_RIGHT:
         place = text(label, x + 10, max(y - 8, _PLOT_TOP + 26), "strong warm halo")
     else:

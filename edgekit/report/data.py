@@ -89,10 +89,11 @@ def bits_per_weight(rows: Sequence[TensorRow]) -> float:
 
 
 def plan_bits_per_weight(plan: Plan) -> float | None:
-    """The same of a plan alone, from the shapes in its table; None where it has none."""
-    shapes = {sensitivity.name: sensitivity.shape for sensitivity in plan.sensitivities}
-    weights = {name: math.prod(shapes.get(name, (0,))) for name in plan.formats}
-    if not weights or 0 in weights.values():
+    """The same of a plan alone, from the shapes in its table; None where it has no table and several types."""
+    widths = {name: format_of(format).bits_per_weight for name, format in plan.formats.items()}
+    if len(set(widths.values())) == 1:
+        return next(iter(widths.values()))
+    weights = {sensitivity.name: math.prod(sensitivity.shape) for sensitivity in plan.sensitivities}
+    if not widths.keys() <= weights.keys():
         return None
-    bits = sum(format_of(format).bits_per_weight * weights[name] for name, format in plan.formats.items())
-    return bits / sum(weights.values())
+    return sum(width * weights[name] for name, width in widths.items()) / sum(weights[name] for name in widths)

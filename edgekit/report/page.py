@@ -42,7 +42,7 @@ def write_report(path: Path, data: ReportData) -> Path:
 
 def _page(data: ReportData) -> Element:
     rows = tensor_rows(data)
-    main = node("main", *_heading(data), _facts(data, rows), _note(data))
+    main = node("main", *_heading(data), _facts(data, rows), _speed(data), _note(data))
     main.append(node("div", _sensitivity(data), _widths(rows), class_="pair"))
     main.append(_bytes(data, rows))
     main.append(node("div", _curve(data), _agreement(data), class_="pair"))
@@ -98,7 +98,7 @@ def _facts(data: ReportData, rows: Sequence[TensorRow]) -> Element:
         facts.append(_fact("KL measured", kl_text(data.kld_measured), "nats per token, on held-out calibration text"))
     if data.device is not None:
         speed = f"{data.device.tokens_per_s:.3g} tok/s"
-        facts.append(_fact("Decode, predicted", speed, f"{data.device.title}: {data.device.bound}"))
+        facts.append(_fact("Decode, predicted", speed, data.device.title, "not measured; see below"))
     if data.seconds:
         facts.append(_fact("Time taken", seconds_text(sum(data.seconds.values()))))
     return node("dl", *facts, class_="facts")
@@ -111,6 +111,13 @@ def _fact(name: str, value: str, *notes: str | None) -> Element:
         node("dd", value, class_="big"),
         *(node("dd", note, class_="sub") for note in notes if note),
     )
+
+
+def _speed(data: ReportData) -> Element | None:
+    """What bounds the predicted speed, in full."""
+    if data.device is None:
+        return None
+    return node("p", f"{data.device.title}: {data.device.bound}.", class_="why speed")
 
 
 def _note(data: ReportData) -> Element | None:
@@ -193,7 +200,9 @@ def _curve(data: ReportData) -> Element:
     chart = charts.size_curve(data)
     if chart is None:
         return _section("KL against size", "Only one plan was considered, so there is no curve.")
-    why = "Predicted KL of the plans considered" + (", with the measured ones as rings." if data.plan.measured else ".")
+    why = "Predicted KL of the plans considered" + (
+        ", with the measured ones as rings." if any(m.bytes for m in data.plan.measured) else "."
+    )
     return _section("KL against size", why, chart)
 
 
