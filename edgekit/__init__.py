@@ -60,7 +60,7 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """`edgekit.export` is a public function and a folder of modules; Python would let the folder, once imported, win."""
+    """`edgekit.export` is a public function and a folder; without this the folder, once imported, would win."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in _HOMES:

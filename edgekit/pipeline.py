@@ -21,7 +21,7 @@ from edgekit.models.divergence import WINDOW
 from edgekit.models.errors import InputError
 from edgekit.models.forward import load_model
 from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
-from edgekit.quant.allocation import allocate, require_possible, uniform
+from edgekit.quant.allocation import Allocation, allocate, require_possible, uniform
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Budget, MeasuredKl, Plan, Sensitivity, matrices, predicted_kl, stored_bytes
 from edgekit.quant.plan_file import plan_importance, read_plan, write_plan
@@ -89,7 +89,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A written file. KLs in nats per token; `kld_measured` on held-out calibration text with the dequantised weights."""
+    """A written file. KLs in nats per token; `kld_measured`: dequantised weights on held-out calibration windows."""
 
     path: Path
     bytes: int
@@ -168,7 +168,7 @@ def export(checkpoint: str | Path, output: Path, *, plan: Path, adapter: Path | 
     source = _open(checkpoint, adapter, clock)
     made = read_plan(plan, source.checkpoint)
     importance = plan_importance(made, plan, source.checkpoint)
-    if importance is None and any(format_of(name).unpack is not None for name in made.formats.values()):
+    if importance is None and _rounded_by_importance(made):
         made = replace(made, note=f"rounded without importance: {plan} has no importance file beside it")
     return _write(source, Planned(made, importance or {}, Rounded(source.checkpoint, importance or {})), output, clock)
 
@@ -186,24 +186,39 @@ def _plan(
     source: Source, target: Target, limit: DeviceLimit | None, calib: Sequence[Path], seed: int, clock: Clock
 ) -> Planned:
     checkpoint = source.checkpoint
-    budget = budget_of(target, limit)
     tensors = matrices(checkpoint.tensors)
-    facts: dict[str, str | int | float] = {"seed": seed, "calibration": ", ".join(map(str, calib)) or "sampled from the model"}
+    blank = Plan(
+        fingerprint=checkpoint.fingerprint,
+        formats={},
+        bytes=0,
+        kld_predicted=None,
+        sensitivities=(),
+        curve=(),
+        fixed_bytes=source.fixed_bytes,
+        budget=budget_of(target, limit),
+        facts={"seed": seed, "calibration": ", ".join(map(str, calib)) or "sampled from the model"},
+    )
     if target.uniform is not None:
-        choice = uniform(tensors, target.uniform, source.fixed_bytes)
-        blank = Plan(checkpoint.fingerprint, choice.formats, choice.bytes, None, (), (), note=choice.note)
-        blank = replace(blank, fixed_bytes=source.fixed_bytes, budget=budget, facts=facts)
-        if all(
-            format_of(name).unpack is None for name in choice.formats.values()
-        ):  # nothing that statistics would help
-            return Planned(blank, {}, Rounded(checkpoint, {}))
-        calibrated = _calibrate(source, tuple(sorted(set(choice.formats.values()))), calib, seed, clock)
-        return _measured(blank, calibrated, clock)
-    require_possible(tensors, budget, source.fixed_bytes)
-    calibrated = _calibrate(source, budget.formats, calib, seed, clock)
-    blank = Plan(checkpoint.fingerprint, {}, 0, None, (), ())
-    blank = replace(blank, fixed_bytes=source.fixed_bytes, budget=budget, facts=facts)
-    return _allocated(blank, budget, calibrated, clock)
+        return _uniform(blank, uniform(tensors, target.uniform, source.fixed_bytes), source, calib, seed, clock)
+    assert blank.budget is not None
+    require_possible(tensors, blank.budget, source.fixed_bytes)
+    calibrated = _calibrate(source, blank.budget.formats, calib, seed, clock)
+    return _allocated(blank, blank.budget, calibrated, clock)
+
+
+def _uniform(
+    blank: Plan, choice: Allocation, source: Source, calib: Sequence[Path], seed: int, clock: Clock
+) -> Planned:
+    made = replace(blank, formats=choice.formats, bytes=choice.bytes, note=choice.note)
+    if not _rounded_by_importance(made):
+        return Planned(made, {}, Rounded(source.checkpoint, {}))
+    calibrated = _calibrate(source, tuple(sorted(set(choice.formats.values()))), calib, seed, clock)
+    return _measured(made, calibrated, clock)
+
+
+def _rounded_by_importance(plan: Plan) -> bool:
+    """Whether statistics help the plan's rounding: they do not where all is stored as floating-point numbers."""
+    return any(format_of(name).unpack is not None for name in plan.formats.values())
 
 
 @dataclass(frozen=True)
@@ -306,10 +321,7 @@ def _planned_from_file(source: Source, path: Path, calib: Sequence[Path], seed: 
     made = read_plan(path, source.checkpoint)
     importance = plan_importance(made, path, source.checkpoint)
     if importance is None:
-        if all(format_of(name).unpack is None for name in made.formats.values()):
-            importance = {}
-        else:
-            importance = _importance(source, calib, seed, clock)
+        importance = _importance(source, calib, seed, clock) if _rounded_by_importance(made) else {}
     return Planned(made, importance, Rounded(source.checkpoint, importance))
 
 

@@ -31,7 +31,9 @@ KLD_LINES = {
 
 def run(*command: str | Path) -> str:
     """The command's output, both streams; its tail and an exit where it fails."""
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    done = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\nfailed with {done.returncode}")
     return done.stdout
