@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.models.errors import InputError
+from edgekit.quant.candidates import OVERFLOW
 from edgekit.quant.formats.format import Blocks, FloatRows, Format
 from edgekit.quant.statistics import Importance
 
@@ -17,11 +18,14 @@ def round_tensor(values: FloatRows, format: Format, importance: Importance | Non
     """The blocks of `values` (N, K) float32 in `format`: (N, K // block * block_bytes) uint8.
 
     The format's encoder searches each block's scales for the least error weighted by `importance`, the diagonal of the
-    matrix's quadratic KL (None weighs all alike). Raises InputError where a row is not a whole number of blocks.
+    matrix's quadratic KL (None weighs all alike). Raises InputError where a row is not a whole number of blocks or
+    float16 would overflow.
     """
     rows, columns = values.shape
     if not format.carries(columns):
         raise InputError(f"{format.name} cannot carry rows of {columns} weights: it takes multiples of {format.block}")
+    if format.name == "f16" and not fits_float16(values):
+        raise InputError("a matrix has weights beyond float16's range: choose bf16 or a narrower type in place of f16")
     blocks = np.empty((rows, format.bytes(1, columns)), dtype=np.uint8)
     step = max(1, CHUNK_WEIGHTS // columns)
     for start in range(0, rows, step):
@@ -29,6 +33,11 @@ def round_tensor(values: FloatRows, format: Format, importance: Importance | Non
         weights = None if importance is None else damped(importance.weights(start, stop))
         blocks[start:stop] = format.encode(np.ascontiguousarray(values[start:stop], dtype=np.float32), weights)
     return blocks
+
+
+def fits_float16(values: FloatRows) -> bool:
+    """Whether no value overflows as float16; takes no memory of the values' size."""
+    return values.size == 0 or (float(values.max()) <= OVERFLOW and float(values.min()) >= -OVERFLOW)
 
 
 def damped(weights: NDArray[np.float32]) -> NDArray[np.float32]:

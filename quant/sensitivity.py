@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
-from edgekit.quant.candidates import OVERFLOW, carried_formats
+from edgekit.quant.candidates import carried_formats
 from edgekit.quant.formats import Format, format_of
 from edgekit.quant.plan import Candidate, Sensitivity, stored_bytes
-from edgekit.quant.rounding import round_tensor
+from edgekit.quant.rounding import fits_float16, round_tensor
 from edgekit.quant.statistics import Importance, KroneckerTerm, MatrixStatistics
 
 SAMPLE_WEIGHTS = 4_000_000  # a larger matrix is evaluated on a sample of about so many weights' rows
@@ -73,7 +75,7 @@ def evaluate_formats(
     values: NDArray[np.float32], matrix: MatrixStatistics, formats: Sequence[Format], *, seed: int = 0
 ) -> tuple[Candidate, ...]:
     """The candidates of one matrix (N, K) float32, in ascending bytes; bf16 replaces f16 where float16 overflows."""
-    if any(format.name == "f16" for format in formats) and float(np.abs(values).max()) > OVERFLOW:
+    if any(format.name == "f16" for format in formats) and not fits_float16(values):
         formats = [format_of("bf16") if format.name == "f16" else format for format in formats]
     sample = draw_rows(values, matrix.terms, seed=seed)
     partial = len(sample.rows) < len(values)
@@ -86,8 +88,14 @@ def evaluate_formats(
         values_seen = values
     candidates = []
     for format in dict.fromkeys(formats):
-        kl, error = sample.total(quadratic_kl(values_seen, format, matrix.terms, importance, sample.rows))
-        candidates.append(Candidate(format.name, stored_bytes(format, values.shape), max(kl, 0.0), error))
+        with np.errstate(invalid="ignore", over="ignore"):
+            kl, error = sample.total(quadratic_kl(values_seen, format, matrix.terms, importance, sample.rows))
+        if math.isfinite(kl):  # else the error is beyond float32's range
+            candidates.append(Candidate(format.name, stored_bytes(format, values.shape), max(kl, 0.0), error))
+    if not candidates:
+        raise InputError(
+            f'the predicted KL of "{matrix.name}" is not a finite number: its weights are out of any range'
+        )
     return tuple(sorted(candidates, key=lambda candidate: (candidate.bytes, candidate.kl)))
 
 
@@ -153,14 +161,14 @@ def inclusion_probabilities(sizes: NDArray[np.float64], wanted: int) -> NDArray[
 
 def _row_sizes(values: NDArray[np.float32], terms: Sequence[KroneckerTerm]) -> NDArray[np.float64]:
     """(N,) float64: sum over terms of rows[n] * (w_n^2 + a background) @ diag C."""
-    diagonals = np.stack([np.diagonal(term.columns) for term in terms]).astype(np.float64)  # (T, K)
+    diagonals = np.stack([np.diagonal(term.columns) for term in terms])  # (T, K)
     rows = np.stack([term.rows for term in terms]).astype(np.float64)  # (T, N)
     sizes = np.empty(len(values))
     step = max(1, CHUNK_WEIGHTS // values.shape[1])
     for start in range(0, len(values), step):
         stop = min(start + step, len(values))
-        squares = np.square(values[start:stop], dtype=np.float64)
+        squares = np.square(values[start:stop])
         background = BACKGROUND * squares.mean(axis=1)
-        shares = diagonals @ squares.T + diagonals.sum(axis=1)[:, None] * background
-        sizes[start:stop] = np.einsum("tn,tn->n", rows[:, start:stop], shares)
+        shares = squares @ diagonals.T + background[:, None] * diagonals.sum(axis=1)  # (N, T)
+        sizes[start:stop] = np.einsum("tn,nt->n", rows[:, start:stop], shares)
     return np.maximum(sizes, 0.0)

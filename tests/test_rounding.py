@@ -94,3 +94,12 @@ def test_damping() -> None:
 def test_a_row_that_is_no_whole_number_of_blocks() -> None:
     with pytest.raises(InputError, match="q4_k cannot carry rows of 288"):
         round_tensor(np.zeros((2, 288), np.float32), format_of("q4_k"))
+
+
+def test_float16_overflow_is_refused() -> None:
+    values = np.zeros((2, 32), np.float32)
+    values[1, 3] = 65504.0
+    assert np.array_equal(format_of("f16").decode(round_tensor(values, format_of("f16"))), values)
+    values[1, 3] = -65600.0
+    with pytest.raises(InputError, match="choose bf16"):
+        round_tensor(values, format_of("f16"))

@@ -221,6 +221,17 @@ def test_bf16_where_float16_overflows() -> None:
     assert [c.format for c in both] == ["bf16"]
 
 
+def test_weights_out_of_any_range() -> None:
+    values, statistics = make_matrix(4, 32, 1)
+    formats = [format_of("q4_0"), format_of("q8_0"), format_of("f32")]
+    values[1, 2] = 1e6  # beyond the scale of q4_0
+    assert all(math.isfinite(c.kl) for c in evaluate_formats(values, statistics, formats))
+    values[1, 2] = 3e38  # so is the error under the moments, of float32
+    assert [c.format for c in evaluate_formats(values, statistics, formats)] == ["f32"]
+    with pytest.raises(InputError, match='"m" is not a finite number'):
+        evaluate_formats(values, statistics, formats[:2])
+
+
 # Rescaling
 
 
