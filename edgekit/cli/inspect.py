@@ -57,6 +57,7 @@ def _print(inspection: Inspection) -> None:
             ("parameters", f"{count_text(inspection.parameters)} in {len(inspection.tensors)} tensors"),
             ("size", f"{bytes_text(inspection.bytes)} ({inspection.bytes:,} bytes)"),
             ("bits per weight", f"{inspection.bits_per_weight:.2f}"),
+            *(("note", note) for note in inspection.notes),
         ]
     )
     for title, parts in (("type", inspection.by_type), ("part", inspection.by_role)):
