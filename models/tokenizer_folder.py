@@ -14,7 +14,7 @@ from tokenizers.models import BPE
 from edgekit.models.errors import InputError, MissingExtra
 from edgekit.models.pretokenizers import matching, read_patterns
 from edgekit.models.sentencepiece import check_merges, merge_scores, prepend_always, read_normalisation
-from edgekit.models.vocabulary import TokenizerFiles, TokenType
+from edgekit.models.vocabulary import TokenizerFiles, TokenType, named_ends
 
 # Added tokens that stand for image embeddings: Gemma 3's text models list one without a row, and never look it up.
 _IMAGE_PLACEHOLDERS = ("<image_soft_token>",)
@@ -98,7 +98,7 @@ def _finish(
 ) -> TokenizerFiles:
     """Add the special tokens and the template."""
     special = {name: _special_id(files, name, tokens) for name in ("bos", "eos", "unk", "pad")}
-    ends = _end_ids(files, special["eos"], len(tokens))
+    listed, ends = _end_ids(files, special["eos"], len(tokens)), named_ends(tokens, types)
     if special["unk"] is not None and kind == "spm":
         types[special["unk"]] = TokenType.UNKNOWN
     return TokenizerFiles(
@@ -110,8 +110,8 @@ def _finish(
         merges=merges,
         pre=pre,
         **special,
-        eot=next((i for text in _END_OF_TURN for i in sorted(ends) if tokens[i] == text and i != special["eos"]), None),
-        end_ids=ends,
+        eot=_end_of_turn(tokens, listed - {special["eos"]}, ends),
+        end_ids=listed | ends,
         add_bos=_adds(files, "bos", special["bos"], 0),
         add_eos=_adds(files, "eos", special["eos"], -1),
         add_space_prefix=add_space_prefix,
@@ -217,6 +217,12 @@ def _end_ids(files: _Folder, eos: int | None, count: int) -> frozenset[int]:
         value = source.get("eos_token_id")
         ends.update(value if isinstance(value, list) else [value])
     return frozenset(index for index in ends if isinstance(index, int) and 0 <= index < count)
+
+
+def _end_of_turn(tokens: list[str], listed: frozenset[int], known: frozenset[int]) -> int | None:
+    """Of the ends listed besides EOS: one that reads like an end of turn, else one that llama.cpp would not know."""
+    named = (index for text in _END_OF_TURN for index in listed if tokens[index] == text)
+    return next(named, min((index for index in listed if index not in known), default=None))
 
 
 def _adds(files: _Folder, name: str, index: int | None, position: int) -> bool:

@@ -13,18 +13,11 @@ from edgekit.models.errors import InputError
 from edgekit.models.gguf_header import read_header
 from edgekit.models.pretokenizers import named
 from edgekit.models.sentencepiece import SPACE, merges_from_scores
-from edgekit.models.vocabulary import TokenizerFiles, TokenType
+from edgekit.models.vocabulary import TokenizerFiles, TokenType, named_ends
 
 _T = TypeVar("_T")
 _MODELS = {"bpe": "gpt2", "spm": "llama"}
 _SPECIAL_KEYS = {"bos": "bos", "eos": "eos", "eot": "eot", "unk": "unknown", "pad": "padding"}
-# Texts that llama.cpp takes for an end of generation whatever the header says (src/llama-vocab.cpp, special_eog_ids).
-_END_TEXTS = frozenset(
-    (
-        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>"),
-        *("</s>", "<|eom_id|>", "<EOT>", "<|end_of_text|>", "<end_of_utterance>", "<eos>"),
-    )
-)
 
 
 def tokenizer_metadata(files: TokenizerFiles) -> dict[str, Any]:
@@ -78,8 +71,7 @@ def read_metadata(metadata: Mapping[str, Any], source: Path) -> TokenizerFiles:
         _rebuild_spm(tokens, scores, types, prefix) if kind == "spm" else _rebuild_bpe(tokens, merges, pre, source)
     )
     _mark_added(tokenizer, tokens, types)
-    ends = {index for index, token in enumerate(tokens) if token in _END_TEXTS and types[index] == TokenType.CONTROL}
-    ends |= {index for index in (special["eos"], special["eot"]) if index is not None}
+    ends = {index for index in (special["eos"], special["eot"]) if index is not None}
     row = named(pre)
     return TokenizerFiles(
         tokenizer=tokenizer,
@@ -90,7 +82,7 @@ def read_metadata(metadata: Mapping[str, Any], source: Path) -> TokenizerFiles:
         merges=tuple(merges),
         pre=pre,
         **special,
-        end_ids=frozenset(ends),
+        end_ids=frozenset(ends | named_ends(tokens, types)),
         # llama.cpp's defaults where the keys are missing
         add_bos=_get(
             metadata, "add_bos_token", bool, source, kind == "spm" or (row is not None and row.names[0] == "llama-bpe")

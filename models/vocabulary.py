@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
@@ -22,6 +23,15 @@ class TokenType(IntEnum):
     USER_DEFINED = 4
     UNUSED = 5
     BYTE = 6
+
+
+# Texts that llama.cpp takes for an end of generation whatever the header says (src/llama-vocab.cpp, special_eog_ids).
+_END_TEXTS = frozenset(
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>"),
+        *("</s>", "<|eom_id|>", "<EOT>", "<|end_of_text|>", "<end_of_utterance>", "<eos>"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -71,3 +81,10 @@ class TokenizerFiles:
 
 
 UNUSED_SCORE = -1e6  # below the score of any merge
+
+
+def named_ends(tokens: Sequence[str], types: Sequence[int]) -> frozenset[int]:
+    """The control tokens at which llama.cpp ends a generation because of their text."""
+    return frozenset(
+        index for index, text in enumerate(tokens) if text in _END_TEXTS and types[index] == TokenType.CONTROL
+    )

@@ -271,6 +271,9 @@ def test_chat_template_and_end_tokens(folder: Callable[..., Path], tmp_path: Pat
     files = load_tokenizer(open_checkpoint(target))
     assert files.chat_template == "{{ messages }}" and files.add_bos
     assert (files.eos, files.eot, files.end_ids) == (0, 2, {0, 1, 2})  # 1: config.json's
+    (target / "generation_config.json").write_text('{"eos_token_id": [0, 300]}')
+    assert load_tokenizer(open_checkpoint(target)).eot == 1  # neither reads like an end: llama.cpp must be told
+    (target / "generation_config.json").write_text('{"eos_token_id": [0, 2]}')
     (target / "chat_template.jinja").write_text("{{ bos_token }}")
     assert load_tokenizer(open_checkpoint(target)).chat_template == "{{ bos_token }}"
     write_f16(target, tmp_path / "model.gguf")
