@@ -50,18 +50,20 @@ def evaluate(
     text: Path,
     runtime: str = "llama.cpp",
     chunks: int | None = None,
+    adapter: Path | None = None,
     threads: int | None = None,
     context: int = WINDOW,
 ) -> Evaluation:
     """Compare a GGUF's predictions with its checkpoint's (`models/divergence.py` is the protocol).
 
-    `reference` is a checkpoint or an F32, F16 or BF16 GGUF, run in float32 by transformers; `text` is a UTF-8 file of
+    `reference` is a checkpoint or an F32, F16 or BF16 GGUF, run in float32 by transformers; `adapter` is merged into it first;
+    `text` is a UTF-8 file of
     which the first `chunks` windows of `context` tokens are taken (None: all). Raises InputError where the text is
     missing or fills no window, or where the two models' vocabularies differ.
     """
     if context < 8:
         raise InputError(f"a context of {context} tokens is too short to evaluate: choose 8 or more")
-    checkpoint = open_checkpoint(reference)
+    checkpoint = open_checkpoint(reference, adapter=adapter)
     if context > checkpoint.spec.context:
         raise InputError(f"a context of {context} is beyond the {checkpoint.spec.context} of {reference}: choose less")
     tokenizer = load_tokenizer(checkpoint)

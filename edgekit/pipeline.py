@@ -98,6 +98,7 @@ class Artifact:
     kld_predicted: float | None
     kld_measured: float | None
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()  # what the user should know of the checkpoint and the plan
     report: Path | None = None
 
 
@@ -108,6 +109,7 @@ class PlanResult:
     plan: Plan
     kld_measured: float | None
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
     path: Path | None = None
 
 
@@ -128,7 +130,8 @@ def plan(
     source = _open(checkpoint, adapter, clock)
     planned = _plan(source, target, device_limit(target, source.checkpoint.spec), calib, seed, clock)
     made = planned.plan if output is None else write_plan(planned.plan, output, planned.importance)
-    return PlanResult(made, planned.kld_measured, clock.seconds, output)
+    notes = (*source.checkpoint.notes, *([made.note] if made.note else []))
+    return PlanResult(made, planned.kld_measured, clock.seconds, notes, output)
 
 
 def quantize(
@@ -331,7 +334,7 @@ def _write(source: Source, planned: Planned, output: Path, clock: Clock) -> Arti
         size = write_gguf(source.checkpoint, source.tokenizer, tensors, planned.plan.formats, output)
         with output.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    assert size == planned.plan.bytes, f"the plan says {planned.plan.bytes} bytes, the file has {size}"
+    assert size == planned.plan.bytes, "file_bytes and write_gguf disagree"
     return Artifact(
         path=output,
         bytes=size,
@@ -340,7 +343,15 @@ def _write(source: Source, planned: Planned, output: Path, clock: Clock) -> Arti
         kld_predicted=planned.plan.kld_predicted,
         kld_measured=planned.kld_measured,
         seconds=clock.seconds,
+        notes=(*source.checkpoint.notes, *([planned.plan.note] if planned.plan.note else [])),
     )
+
+
+def _read_bytes(source: Source, plan: Plan) -> int:
+    """What a decoded token reads of the matrices: all but an untied embedding, of which it looks up one row."""
+    tensors = matrices(source.checkpoint.tensors)
+    read = (t for t in tensors if source.checkpoint.spec.tied or t.role != "embedding")
+    return sum(stored_bytes(format_of(plan.formats[tensor.name]), tensor.shape) for tensor in read)
 
 
 def _reported(artifact: Artifact, source: Source, name: str, limit: DeviceLimit | None) -> Artifact:
@@ -360,7 +371,7 @@ def _reported(artifact: Artifact, source: Source, name: str, limit: DeviceLimit 
         max_kl=None if budget is None else budget.max_kl,
         device=None
         if limit is None
-        else predicted_speed(limit, source.checkpoint.spec, artifact.bytes - source.fixed_bytes),
+        else predicted_speed(limit, source.checkpoint.spec, _read_bytes(source, artifact.plan)),
     )
     write_report(path, data)
     return replace(artifact, report=path)

@@ -39,7 +39,8 @@ class Target:
         given = [name for name, value in budgets.items() if value is not None]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} exclude each other: give one of them")
-        if not given and len(self.candidates) > 1:
+        several = len(self.candidates) > 1  # and an unknown name is refused before anything is opened
+        if not given and several:
             raise InputError(
                 "there is no budget: give --size, --bpw or --device, or one type for all tensors, as in --formats q4_0"
             )

@@ -57,11 +57,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
             os.write(1, b"C code that writes to stdout\n")
             ctypes.CDLL(None).puts(b"C code that holds its output back")
             if name == "plan":
-                return PlanResult(PLAN, 0.011, {"plan": 1.5})
+                return PlanResult(PLAN, 0.011, {"plan": 1.5}, ("a note",))
             report = Path("model.report.html") if named.get("report") else None
-            return Artifact(
-                Path("model.gguf"), 1000, "ab" * 32, PLAN, 0.01, float("nan"), {"plan": 1.5, "export": 2}, report
-            )
+            seconds = {"plan": 1.5, "export": 2.0}
+            return Artifact(Path("model.gguf"), 1000, "ab" * 32, PLAN, 0.01, float("nan"), seconds, ("a note",), report)
 
         return call
 
@@ -222,7 +221,7 @@ def test_json_of_a_file_is_one_document(
         "seconds": {"plan": 1.5, "export": 2},
     }
     assert found["kld_measured"] is None  # JSON has no NaN
-    assert found["sha256"] == "ab" * 32 and found["note"] == "a note"
+    assert found["sha256"] == "ab" * 32 and found["notes"] == ["a note"]
     assert "a library that prints" in err and "C code that writes" in err and "C code that holds" in err
 
 

@@ -26,6 +26,7 @@ def command(
     chunks: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Windows of 512 tokens to take.  [default: all]")
     ] = None,
+    adapter: options.AdapterOption = None,
     threads: options.ThreadsOption = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -39,7 +40,9 @@ def command(
     from edgekit.evaluation import evaluate
 
     with output.stdout_reserved(as_json):
-        result = evaluate(model, reference=reference, text=text, runtime=runtime, chunks=chunks, threads=threads)
+        result = evaluate(
+            model, reference=reference, text=text, runtime=runtime, chunks=chunks, adapter=adapter, threads=threads
+        )
     if as_json:
         output.print_json(output.plain(result))
     else:

@@ -53,7 +53,7 @@ def command(
                 "bpw": bpw,
                 "kld_predicted": plan.kld_predicted,
                 "kld_measured": result.kld_measured,
-                "note": plan.note,
+                "notes": result.notes,
                 "formats": plan.formats,
                 "seconds": result.seconds,
             }
@@ -70,7 +70,7 @@ def command(
             ("KL predicted", nats(plan.kld_predicted)),
             ("KL measured", nats(result.kld_measured)),
             ("types", ", ".join(f"{count} × {name}" for name, count in sorted(counts.items()))),
-            ("note", plan.note),
+            *(("note", note) for note in result.notes),
             ("time", seconds_text(sum(result.seconds.values()))),
             ("next", f"edgekit quantize {checkpoint} --plan {output_path} -o model.gguf"),
         ]

@@ -87,7 +87,7 @@ def show(artifact: Artifact, as_json: bool) -> None:
                 "bpw": bpw,
                 "kld_predicted": artifact.kld_predicted,
                 "kld_measured": artifact.kld_measured,
-                "note": artifact.plan.note,
+                "notes": artifact.notes,
                 "report": artifact.report,
                 "seconds": artifact.seconds,
             }
@@ -100,7 +100,7 @@ def show(artifact: Artifact, as_json: bool) -> None:
             ("bits per weight", None if bpw is None else f"{bpw:.2f}"),
             ("KL predicted", nats(artifact.kld_predicted)),
             ("KL measured", nats(artifact.kld_measured)),
-            ("note", artifact.plan.note),
+            *(("note", note) for note in artifact.notes),
             ("time", seconds_text(sum(artifact.seconds.values()))),
             ("report", None if artifact.report is None else str(artifact.report)),
             ("next", f'edgekit run {artifact.path} -p "Once upon a time"'),
