@@ -81,7 +81,9 @@ def _tokens(tokenizer: CalibrationTokenizer, path: Path, wanted: int, length: in
         ) from error
     if not text.strip():
         raise InputError(f"{path} holds no text: give a longer one, or leave --calib out to sample from the model")
-    ids = tokenizer.tokenizer.encode(_thinned(text, wanted, length * _PIECE_CHARACTERS_PER_TOKEN), add_special_tokens=False).ids
+    ids = tokenizer.tokenizer.encode(
+        _thinned(text, wanted, length * _PIECE_CHARACTERS_PER_TOKEN), add_special_tokens=False
+    ).ids
     return np.asarray(ids, dtype=np.int64)
 
 
@@ -128,13 +130,14 @@ def _sampled(
     import torch
     from tqdm import tqdm
 
-    from edgekit.models.forward import head_logits, parts
+    from edgekit.models.forward import head_logits, parts, quick_matmul
 
     part = parts(model)
     begin = next((token for token in (tokenizer.bos, tokenizer.eos) if token is not None), 0)
     restart = tokenizer.eos if tokenizer.bos is not None else None
     batches = []
-    with torch.no_grad(), tqdm(total=wanted * length, desc="sampling text", unit="token", disable=None) as progress:
+    progress = tqdm(total=wanted * length, desc="sampling text", unit="token", disable=None)
+    with quick_matmul(), torch.no_grad(), progress:
         for start in range(0, wanted, SAMPLED_AT_ONCE):
             rows = min(SAMPLED_AT_ONCE, wanted - start)
             ids = torch.full((rows, length), begin, dtype=torch.int64)

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.models.checkpoint import Checkpoint
-from edgekit.models.forward import ROW_BLOCK, Parts, head_logits, parameter_name, parts
+from edgekit.models.forward import ROW_BLOCK, Parts, head_logits, parameter_name, parts, quick_matmul
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +131,7 @@ class _Recording:
     hidden: torch.Tensor  # (W, T, D)
 
 
+@quick_matmul()
 def _record(model: Any, part: Parts, ids: torch.Tensor, batches: list[slice]) -> _Recording:
     import torch
 
@@ -169,6 +170,7 @@ class _Head:
     gradient: torch.Tensor  # (W, T, D) float32, at the head's input
 
 
+@quick_matmul()
 def _head(part: Parts, hidden: torch.Tensor, generator: torch.Generator) -> _Head:
     """The head's term, in closed form, and the gradient at its input for sampled labels, in blocks of rows.
 
@@ -249,9 +251,10 @@ class _Moments:
         return _term(self.rows * (scale / tokens), self.columns, self.total)
 
 
+@quick_matmul()
 def _layer(
     layer: Any, recording: _Recording, index: int, gradient: torch.Tensor, batches: list[slice]
-) -> Iterator[tuple[Any, KroneckerTerm]]:
+) -> list[tuple[Any, KroneckerTerm]]:
     """The terms of one layer's linears; `gradient` at the layer's output becomes that at its input."""
     import torch
 
@@ -282,8 +285,7 @@ def _layer(
     recording.inputs[index] = torch.empty(0)
     recording.arguments[index] = []
     tokens = gradient.shape[0] * gradient.shape[1]
-    for linear, moment in zip(linears, moments, strict=True):
-        yield linear, moment.term(tokens)
+    return [(linear, moment.term(tokens)) for linear, moment in zip(linears, moments, strict=True)]
 
 
 def _lookup(part: Parts, ids: torch.Tensor, gradient: torch.Tensor, mean_softmax: torch.Tensor) -> KroneckerTerm:
