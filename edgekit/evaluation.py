@@ -94,6 +94,8 @@ def _windows(tokenizer: TokenizerFiles, text: Path, context: int, chunks: int | 
         raise InputError(f"{text} is not UTF-8 text: convert it") from error
     if chunks is not None and chunks > 0:
         content = content[: chunks * context * _BYTES_PER_TOKEN]
+    # As in llama-perplexity, "<unk>" in a text is those five characters, not the special token.
+    tokenizer.tokenizer.encode_special_tokens = True
     ids = tokenizer.tokenizer.encode(content, add_special_tokens=False).ids
     bos = tokenizer.bos if tokenizer.add_bos else None
     return evaluation_windows(ids, bos, length=context, chunks=chunks, source=str(text))
