@@ -56,10 +56,9 @@ def evaluate(
 ) -> Evaluation:
     """Compare a GGUF's predictions with its checkpoint's (`models/divergence.py` is the protocol).
 
-    `reference` is a checkpoint or an F32, F16 or BF16 GGUF, run in float32 by transformers; `adapter` is merged into it first;
-    `text` is a UTF-8 file of
-    which the first `chunks` windows of `context` tokens are taken (None: all). Raises InputError where the text is
-    missing or fills no window, or where the two models' vocabularies differ.
+    `reference` is a checkpoint or an F32, F16 or BF16 GGUF, run in float32 by transformers; `adapter` is merged into it
+    first. `text` is a UTF-8 file of which the first `chunks` windows of `context` tokens are taken (None: all). Raises
+    InputError where the text is missing or fills no window, or where the two models' vocabularies differ.
     """
     if context < 8:
         raise InputError(f"a context of {context} tokens is too short to evaluate: choose 8 or more")
@@ -87,7 +86,7 @@ def evaluate(
 
 def _windows(tokenizer: TokenizerFiles, text: Path, context: int, chunks: int | None) -> NDArray[np.int64]:
     try:
-        content = text.read_text(encoding="utf-8")
+        content = text.read_bytes().decode("utf-8")  # line ends as they are
     except OSError as error:
         raise InputError(f"cannot read {text}: {error.strerror}: check --text") from error
     except UnicodeDecodeError as error:

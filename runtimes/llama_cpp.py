@@ -101,7 +101,9 @@ def _context_params(positions: int, threads: int) -> Any:
 def _reason(lines: Sequence[tuple[int, str]]) -> str:
     errors = [text.strip() for level, text in lines if level == _ERROR and text.strip()]
     # The first error is the cause ("tensor 'x' has wrong shape"), the later ones are its echoes.
-    return errors[0].split(": ", 1)[-1].rstrip(".") if errors else "no reason given"
+    if not errors:
+        return "no reason given"
+    return errors[0].split(": ", 1)[-1].removeprefix("error loading model: ").rstrip(".")
 
 
 def _free(handle: Any, model: Any) -> None:
