@@ -14,7 +14,7 @@ from models_random import VARIANTS, random_checkpoint, random_model, variant_id
 
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.errors import InputError
-from edgekit.models.forward import HeldOut, load_model, parts, reference_logits, replaced
+from edgekit.models.forward import HeldOut, load_model, parts, quick_matmul, reference_logits, replaced
 
 WINDOWS = np.random.default_rng(0).integers(0, 4096, (3, 40))
 
@@ -103,6 +103,19 @@ def test_held_out_kl_equals_the_dense_oracle(tmp_path: Path, family: str, option
     assert expected > 1e-4
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-5)  # the reference is kept in float16
     assert abs(held_out.kld()) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 640, 4096), (300, 640, 2048), (2048, 2048, 640)])
+def test_quick_matmul_keeps_float32_and_restores_the_setting(shape: tuple[int, int, int]) -> None:
+    rows, inner, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
+    exact = a.double() @ b.double()
+    before = torch.get_float32_matmul_precision()
+    with quick_matmul():
+        found = a @ b
+    assert float((found - exact).norm() / exact.norm()) < 3e-6
+    assert torch.get_float32_matmul_precision() == before
 
 
 def _log_softmax(model: Any) -> np.ndarray:
