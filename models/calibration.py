@@ -81,6 +81,7 @@ def _tokens(tokenizer: CalibrationTokenizer, path: Path, wanted: int, length: in
         ) from error
     if not text.strip():
         raise InputError(f"{path} holds no text: give a longer one, or leave --calib out to sample from the model")
+    tokenizer.tokenizer.encode_special_tokens = True  # "<unk>" written out in a text is text
     ids = tokenizer.tokenizer.encode(
         _thinned(text, wanted, length * _PIECE_CHARACTERS_PER_TOKEN), add_special_tokens=False
     ).ids

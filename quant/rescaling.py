@@ -14,7 +14,7 @@ from edgekit.quant.plan import Candidate, Sensitivity
 
 ALL = "all"  # the class of probes that round every matrix at once: they show how errors add up
 LEVELS = 2  # a probe of each class at the narrowest width and one at the next
-LARGEST_FACTOR = 5.0  # what a class's factor may be at most, and one over it at least
+LARGEST_FACTOR = 100.0  # what a class's factor may be at most, and one over it at least
 LARGEST_JOINT_FACTOR = 2.0
 STEEPEST = 0.9  # of a candidate's own fall in KL, what rescaling may take back: a better candidate stays better
 
