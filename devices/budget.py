@@ -49,9 +49,7 @@ def max_file_bytes(
             f"of {context} and the program, leave {by_ram / 1e6:.0f} MB"
         )
         return FileLimit(by_ram, "ram", text)
-    looked_up = (
-        "" if read_share == 1 else f", {1 - read_share:.0%} of it an embedding table that is not read whole"
-    )
+    looked_up = "" if read_share == 1 else f", {1 - read_share:.0%} of it an embedding table that is not read whole"
     text = (
         f"{tps:g} tokens/s at {device.bandwidth_bytes_per_s / 1e9:.1f} GB/s of {device.name}'s memory allow "
         f"{by_bandwidth / 1e6:.0f} MB{looked_up}"

@@ -25,6 +25,10 @@ class Rounded:
         self._importance = importance
         self._blocks: dict[tuple[str, str], Blocks] = {}
 
+    def original(self, name: str) -> NDArray[np.float32]:
+        """The matrix as the checkpoint has it."""
+        return self._checkpoint.read(name)
+
     def blocks(self, name: str, format: str) -> Blocks:
         """The matrix's blocks (N, row bytes) uint8, with the importance where calibration gave one."""
         known = self._blocks.get((name, format))
@@ -55,8 +59,7 @@ class Measure:
 
     def __call__(self, formats: Mapping[str, str]) -> float:
         """`formats`: matrix -> format; the others stay as they are."""
-        values = {
-            name: format_of(format).decode(self._rounded.blocks(name, format)) for name, format in formats.items()
-        }
-        with replaced(self._model, values):
+        rounded = self._rounded
+        values = ((name, format_of(format).decode(rounded.blocks(name, format))) for name, format in formats.items())
+        with replaced(self._model, values, rounded.original):
             return self._held_out.kld()

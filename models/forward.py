@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -156,26 +156,35 @@ def reference_logits(model: Any, window: NDArray[np.integer], first: int) -> NDA
 
 
 @contextmanager
-def replaced(model: Any, tensors: Mapping[str, NDArray[np.float32]]) -> Iterator[None]:
-    """The model with the named stored tensors (Hugging Face names) replaced until the block ends.
+def replaced(
+    model: Any,
+    tensors: Iterable[tuple[str, NDArray[np.float32]]],
+    originals: Callable[[str], NDArray[np.float32]],
+) -> Iterator[None]:
+    """The model with stored tensors (Hugging Face name, values) replaced until the block ends; a tied head follows.
 
-    Arrays are not copied. A tied head follows its embedding. Raises KeyError for a name that the model does not have.
+    The parameters' own memory is overwritten, one tensor at a time, and filled again from `originals` (a checkpoint's
+    `read`), so that the model is never in memory twice. Raises KeyError for a name that the model does not have.
     """
-    import torch
-
     parameters = dict(model.named_parameters())
-    originals: list[tuple[torch.Tensor, torch.Tensor]] = []
+    touched: list[str] = []
     try:
-        for tensor, values in tensors.items():
-            parameter = parameters[parameter_name(tensor)]
+        for name, values in tensors:
+            parameter = parameters[parameter_name(name)]
             if tuple(parameter.shape) != values.shape:
-                raise InputError(f"{tensor} is {tuple(parameter.shape)}, its replacement {values.shape}")
-            originals.append((parameter, parameter.data))
-            parameter.data = torch.from_numpy(np.require(values, dtype=np.float32, requirements=["C", "W"]))
+                raise InputError(f"{name} is {tuple(parameter.shape)}, its replacement {values.shape}")
+            touched.append(name)
+            _fill(parameter, values)
         yield
     finally:
-        for parameter, data in reversed(originals):
-            parameter.data = data
+        for name in touched:
+            _fill(parameters[parameter_name(name)], originals(name))
+
+
+def _fill(parameter: torch.Tensor, values: NDArray[np.float32]) -> None:
+    import torch
+
+    parameter.data.copy_(torch.from_numpy(np.require(values, dtype=np.float32, requirements=["C", "W"])))
 
 
 class HeldOut:

@@ -69,15 +69,18 @@ def test_replaced_changes_the_model_within_the_block_only(tied: tuple[Checkpoint
     before = reference_logits(model, WINDOWS[0], 0)
     name = "model.embed_tokens.weight"
     doubled = 2 * checkpoint.read(name)
-    with replaced(model, {name: doubled}):
+    with replaced(model, {name: doubled}.items(), checkpoint.read):
         assert torch.equal(parts(model).head.weight, torch.from_numpy(doubled))  # the tied head follows
         assert np.abs(reference_logits(model, WINDOWS[0], 0) - before).max() > 0.1
     assert np.array_equal(reference_logits(model, WINDOWS[0], 0), before)
-    with pytest.raises(RuntimeError), replaced(model, {name: doubled}):
+    with pytest.raises(RuntimeError), replaced(model, {name: doubled}.items(), checkpoint.read):
         raise RuntimeError
-    with pytest.raises(InputError, match=r"its replacement \(4096, 3\)"), replaced(model, {name: doubled[:, :3]}):
+    with (
+        pytest.raises(InputError, match=r"its replacement \(4096, 3\)"),
+        replaced(model, {name: doubled[:, :3]}.items(), checkpoint.read),
+    ):
         pass
-    with pytest.raises(KeyError), replaced(model, {name: doubled, "absent.weight": doubled}):
+    with pytest.raises(KeyError), replaced(model, {name: doubled, "absent.weight": doubled}.items(), checkpoint.read):
         pass
     assert np.array_equal(reference_logits(model, WINDOWS[0], 0), before)
 
@@ -97,7 +100,7 @@ def test_held_out_kl_equals_the_dense_oracle(tmp_path: Path, family: str, option
         for name in ("model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight")
     }
     p = _log_softmax(model)
-    with replaced(model, change):
+    with replaced(model, change.items(), checkpoint.read):
         found, q = held_out.kld(), _log_softmax(model)
     expected = float((np.exp(p) * (p - q)).sum(-1)[:, 12:].mean())
     assert expected > 1e-4

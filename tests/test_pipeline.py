@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -76,7 +77,9 @@ def test_a_device_too_slow_for_the_kl_gets_the_best_that_fits_and_is_told(text: 
 
 
 def test_an_impossible_size_names_the_smallest_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the smallest file for this model and these types is ([\d,]+) bytes") as caught:
+    with pytest.raises(
+        InputError, match=r"the smallest file for this model and these types is ([\d,]+) bytes"
+    ) as caught:
         edgekit.quantize(SAMPLE, tmp_path / "m.gguf", Target(size_bytes=1_000_000))
     smallest = int(str(caught.value).split(" is ")[-1].split(" bytes")[0].replace(",", ""))
     assert not (tmp_path / "m.gguf").exists()
@@ -126,14 +129,27 @@ def test_two_processes_make_the_same_bytes(text: Path, tmp_path: Path) -> None:
     for calib in ([], ["--calib", str(text)]):
         digests = []
         for name in ("a", "b"):
-            command = ["edgekit.cli", "quantize", str(SAMPLE), "--size", "5MB", *calib, "-o", str(tmp_path / f"{name}.gguf")]
-            done = subprocess.run([sys.executable, "-m", *command, "--no-report", "--json"], capture_output=True, text=True)
+            command = [
+                "edgekit.cli",
+                "quantize",
+                str(SAMPLE),
+                "--size",
+                "5MB",
+                *calib,
+                "-o",
+                str(tmp_path / f"{name}.gguf"),
+            ]
+            done = subprocess.run(
+                [sys.executable, "-m", *command, "--no-report", "--json"], capture_output=True, text=True
+            )
             assert done.returncode == 0, done.stderr
             digests.append(json.loads(done.stdout)["sha256"])
         assert digests[0] == digests[1]
 
 
-def test_a_failed_run_leaves_an_existing_output_alone(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_leaves_an_existing_output_alone(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "m.gguf"
     target.write_bytes(b"precious")
 
@@ -182,9 +198,11 @@ def test_an_unknown_device_is_told_from_the_known(tmp_path: Path) -> None:
 def test_public_names() -> None:
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
-    import edgekit.export.gguf
+    importlib.import_module("edgekit.export.gguf")  # the folder of the same name does not take the function's place
 
-    assert callable(edgekit.export) and callable(edgekit.evaluate) and callable(edgekit.bench) and callable(edgekit.load)
+    assert (
+        callable(edgekit.export) and callable(edgekit.evaluate) and callable(edgekit.bench) and callable(edgekit.load)
+    )
     with pytest.raises(AttributeError):
         edgekit.nothing  # noqa: B018
 

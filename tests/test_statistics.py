@@ -195,7 +195,7 @@ def ratios(
         values = checkpoint.read(name)
         noise = rng.standard_normal(values.shape, dtype=np.float32)
         noise *= np.float32((target / predicted_kl(statistics[name], noise)) ** 0.5)
-        with replaced(model, {name: values + noise}):
+        with replaced(model, {name: values + noise}.items(), checkpoint.read):
             yield name, measure.kld() / target
 
 

@@ -4,8 +4,9 @@
     python tests/side_by_side/llama_cpp.py CHECKPOINT --tools LLAMA_BIN --size 261MB \\
         --calib calibration.txt --text evaluation.txt --work DIR
 
-LLAMA_BIN holds llama-perplexity, llama-imatrix and llama-quantize. Base logits come from an F32 GGUF; the importance matrix
-of llama.cpp's rows comes from the same calibration text as edgekit's statistics. Prints a table and, last, one JSON document.
+LLAMA_BIN holds llama-perplexity, llama-imatrix and llama-quantize. Base logits come from an F32 GGUF; the importance
+matrix of llama.cpp's rows comes from the same calibration text as edgekit's statistics. Prints a table and, last, one
+JSON document.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def main() -> None:
     print(f"{'made by':40} {'file bytes':>12} {'tensor bytes':>12} {'mean KLD':>9} {'99.9 %':>8} {'same top-1':>10}")
     for row in rows:
         print(
-            f"{row['name']:40} {row['bytes']:12,} {row['tensor_bytes']:12,} {row['kld_mean']:9.5f} {row['kld_p999']:8.4f} "
-            f"{row['same_top1_percent']:9.2f} %"
+            f"{row['name']:40} {row['bytes']:12,} {row['tensor_bytes']:12,} {row['kld_mean']:9.5f} "
+            f"{row['kld_p999']:8.4f} {row['same_top1_percent']:9.2f} %"
         )
     print(json.dumps(rows))
 
