@@ -25,8 +25,8 @@ from edgekit.models.tokenizer import TokenizerFiles
 from edgekit.models.tokenizer_gguf import tokenizer_metadata
 from edgekit.quant.formats import Blocks, Format, format_of
 from edgekit.quant.formats.f32 import F32
+from edgekit.quant.plan import ALIGNMENT
 
-_ALIGNMENT = 32
 _QUANTISATION_VERSION = 2  # ggml's GGML_QNT_VERSION
 
 
@@ -216,4 +216,4 @@ def _data_bytes(layout: Mapping[str, _Entry]) -> int:
 
 
 def _padded(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
+    return -(-size // ALIGNMENT) * ALIGNMENT

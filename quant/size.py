@@ -40,11 +40,3 @@ def parse_size(text: str) -> int:
     if not 1 <= value < 2**63:
         raise InputError(f'"{text}" is not a possible size: {_ACCEPTED}')
     return int(value)
-
-
-def format_size(size_bytes: int) -> str:
-    """A short decimal figure, as file managers and `parse_size` read it: "190.3 MB"."""
-    for unit, factor in (("GB", 1000**3), ("MB", 1000**2), ("kB", 1000)):
-        if abs(size_bytes) >= factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes} bytes"
