@@ -175,6 +175,7 @@ def replaced(
                 raise InputError(f"{name} is {tuple(parameter.shape)}, its replacement {values.shape}")
             touched.append(name)
             _fill(parameter, values)
+            del values  # an embedding's are large: gone before the next are made
         yield
     finally:
         for name in touched:
