@@ -170,11 +170,12 @@ def _impossible(
     if budget.max_bpw is not None:
         least = math.ceil(smallest * 8 / _weights(sensitivities) * 1000) / 1000
         return InputError(
-            f"{budget.max_bpw:g} bits per weight are too few: these types take at least {least:.3f} on this model"
+            f"{budget.max_bpw:g} bits per weight are too few: these types take at least {least:.3f} on this model: "
+            "raise --bpw"
         )
     return InputError(
         f"{budget.max_bytes:,} bytes are too few: the smallest file for this model and these types "
-        f"is {fixed_bytes + int(smallest):,} bytes"
+        f"is {fixed_bytes + int(smallest):,} bytes: raise --size, lower --tps or allow narrower types"
     )
 
 
