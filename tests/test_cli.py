@@ -544,7 +544,7 @@ def test_a_terminal_without_unicode_is_no_error(model: Path) -> None:
 
 
 INTERRUPTIBLE = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from edgekit import pipeline
 from edgekit.cli import main
@@ -558,6 +558,7 @@ def quantize(checkpoint, output, target, **options):
         time.sleep(60)
 
 pipeline.quantize = quantize
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 sys.exit(main(sys.argv[1:]))
 """
 
