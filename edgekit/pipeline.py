@@ -130,8 +130,7 @@ def plan(
     source = _open(checkpoint, adapter, clock)
     planned = _plan(source, target, device_limit(target, source.checkpoint.spec), calib, seed, clock)
     made = planned.plan if output is None else write_plan(planned.plan, output, planned.importance)
-    notes = (*source.checkpoint.notes, *([made.note] if made.note else []))
-    return PlanResult(made, planned.kld_measured, clock.seconds, notes, output)
+    return PlanResult(made, planned.kld_measured, clock.seconds, _notes(source, made), output)
 
 
 def quantize(
@@ -169,7 +168,7 @@ def export(checkpoint: str | Path, output: Path, *, plan: Path, adapter: Path | 
     """The last stage on its own: round as the plan file says, with the importances beside it where they are."""
     clock = Clock()
     source = _open(checkpoint, adapter, clock)
-    made = read_plan(plan, source.checkpoint)
+    made = _read_plan(source, plan)
     importance = plan_importance(made, plan, source.checkpoint)
     if importance is None and _rounded_by_importance(made):
         made = replace(made, note=f"rounded without importance: {plan} has no importance file beside it")
@@ -320,8 +319,14 @@ def _measured(made: Plan, calibrated: _Calibrated, clock: Clock) -> Planned:
     return Planned(made, calibrated.importance, calibrated.rounded, kl)
 
 
-def _planned_from_file(source: Source, path: Path, calib: Sequence[Path], seed: int, clock: Clock) -> Planned:
+def _read_plan(source: Source, path: Path) -> Plan:
+    """The plan in a file, its bytes counted with this checkpoint's own header: names and templates may have changed."""
     made = read_plan(path, source.checkpoint)
+    return replace(made, bytes=made.bytes - made.fixed_bytes + source.fixed_bytes, fixed_bytes=source.fixed_bytes)
+
+
+def _planned_from_file(source: Source, path: Path, calib: Sequence[Path], seed: int, clock: Clock) -> Planned:
+    made = _read_plan(source, path)
     importance = plan_importance(made, path, source.checkpoint)
     if importance is None:
         importance = _importance(source, calib, seed, clock) if _rounded_by_importance(made) else {}
@@ -343,8 +348,12 @@ def _write(source: Source, planned: Planned, output: Path, clock: Clock) -> Arti
         kld_predicted=planned.plan.kld_predicted,
         kld_measured=planned.kld_measured,
         seconds=clock.seconds,
-        notes=(*source.checkpoint.notes, *([planned.plan.note] if planned.plan.note else [])),
+        notes=_notes(source, planned.plan),
     )
+
+
+def _notes(source: Source, plan: Plan) -> tuple[str, ...]:
+    return (*source.checkpoint.notes, *([plan.note] if plan.note else []))
 
 
 def _read_bytes(source: Source, plan: Plan) -> int:

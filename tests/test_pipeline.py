@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,6 +117,13 @@ def test_a_plan_edited_by_hand_is_followed(planned: Path, tmp_path: Path) -> Non
     types = {tensor.name: tensor.ggml_type for tensor in read_header(made.path).tensors}
     assert types["blk.3.ffn_down.weight"] == GGMLQuantizationType.F16
     assert made.bytes == read_plan(edited).bytes != read_plan(planned).bytes
+
+
+def test_a_plan_fits_a_copy_of_the_checkpoint_with_another_header(planned: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(SAMPLE, tmp_path / "a-much-longer-name-than-the-sample-has")
+    (copy / "chat_template.jinja").write_text("{{ messages[0].content }}" * 20, encoding="utf-8")
+    made = edgekit.export(copy, tmp_path / "m.gguf", plan=planned)
+    assert made.path.stat().st_size == made.bytes == made.plan.bytes > read_plan(planned).bytes
 
 
 def test_export_without_the_importances_says_so(planned: Path, tmp_path: Path) -> None:
