@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* The 16 levels of IQ4_NL (ggml-common.h, kvalues_iq4nl). */
-static const float iq4_nl_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+/* ggml-common.h, kvalues_iq4nl. */
+const int8_t ek_iq4_nl_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 static float half_at(const uint8_t *at) { return ek_float_of_half(ek_load_u16(at)); }
 
@@ -74,21 +74,24 @@ static void unpack_iq4_nl(const uint8_t *block, ek_parts *parts) {
   nibbles(block + 2, parts->codes);
 }
 
-/* half d; half dmin; then 12 bytes with eight 6-bit scales and eight 6-bit minima: bytes 0-3 hold scales 0-3 and bytes
- * 4-7 minima 0-3 in their low six bits; bytes 8-11 hold the low nibbles of scales and minima 4-7, whose upper two bits
- * are the upper two bits of bytes 0-3 and 4-7. */
+/* Bytes 0-3 hold scales 0-3 and bytes 4-7 minima 0-3 in their low six bits; bytes 8-11 hold the low nibbles of scales
+ * and minima 4-7, whose upper two bits are the upper two bits of bytes 0-3 and 4-7. */
+void ek_k_scale(const uint8_t *packed, int j, uint8_t *scale, uint8_t *minimum) {
+  if (j < 4) {
+    *scale = packed[j] & 63;
+    *minimum = packed[j + 4] & 63;
+  } else {
+    *scale = (uint8_t)((packed[j + 4] & 15) | packed[j - 4] >> 6 << 4);
+    *minimum = (uint8_t)(packed[j + 4] >> 4 | packed[j] >> 6 << 4);
+  }
+}
+
+/* half d; half dmin; 12 bytes of scales and minima */
 static void k_scales(const uint8_t *block, ek_parts *parts) {
   const float d = half_at(block), dmin = half_at(block + 2);
-  const uint8_t *packed = block + 4;
   for (int j = 0; j < 8; j++) {
-    int scale, minimum;
-    if (j < 4) {
-      scale = packed[j] & 63;
-      minimum = packed[j + 4] & 63;
-    } else {
-      scale = (packed[j + 4] & 15) | packed[j - 4] >> 6 << 4;
-      minimum = packed[j + 4] >> 4 | packed[j] >> 6 << 4;
-    }
+    uint8_t scale, minimum;
+    ek_k_scale(block + 4, j, &scale, &minimum);
     parts->scales[j] = d * (float)scale;
     parts->minima[j] = dmin * (float)minimum;
   }
@@ -132,7 +135,7 @@ static void unpack_q6_k(const uint8_t *block, ek_parts *parts) {
   }
 }
 
-const ek_format ek_formats[] = {
+const ek_format ek_formats[EK_TYPES + 1] = {
     {"f32", 1, 4, 0, 0, 0, NULL, NULL, widen_f32},
     {"f16", 1, 2, 0, 0, 0, NULL, NULL, half_at},
     {"bf16", 1, 2, 0, 0, 0, NULL, NULL, widen_bf16},
@@ -141,7 +144,7 @@ const ek_format ek_formats[] = {
     {"q4_1", 32, 20, 32, 1, 0, NULL, unpack_q4_1, NULL},
     {"q5_0", 32, 22, 32, 0, 1, NULL, unpack_q5_0, NULL},
     {"q5_1", 32, 24, 32, 1, 0, NULL, unpack_q5_1, NULL},
-    {"iq4_nl", 32, 18, 32, 0, 0, iq4_nl_levels, unpack_iq4_nl, NULL},
+    {"iq4_nl", 32, 18, 32, 0, 0, ek_iq4_nl_levels, unpack_iq4_nl, NULL},
     {"q4_k", 256, 144, 32, 1, 0, NULL, unpack_q4_k, NULL},
     {"q5_k", 256, 176, 32, 1, 0, NULL, unpack_q5_k, NULL},
     {"q6_k", 256, 210, 16, 0, 1, NULL, unpack_q6_k, NULL},
@@ -162,7 +165,7 @@ static void decode_block(const ek_format *format, const ek_parts *parts, float *
     const float scale = parts->scales[g], minimum = parts->minima[g];
     float *out = values + g * group;
     if (format->levels) {
-      for (int k = 0; k < group; k++) out[k] = scale * format->levels[codes[k] & 15];
+      for (int k = 0; k < group; k++) out[k] = scale * (float)format->levels[codes[k] & 15];
     } else if (format->has_minima) {
       for (int k = 0; k < group; k++) out[k] = scale * (float)codes[k] - minimum;
     } else {

@@ -14,6 +14,23 @@ extern "C" {
 
 enum { EK_SUPERBLOCK = 256, EK_MAX_GROUPS = 16 };
 
+/* Indices into ek_formats. */
+enum ek_type {
+  EK_TYPE_f32,
+  EK_TYPE_f16,
+  EK_TYPE_bf16,
+  EK_TYPE_q8_0,
+  EK_TYPE_q4_0,
+  EK_TYPE_q4_1,
+  EK_TYPE_q5_0,
+  EK_TYPE_q5_1,
+  EK_TYPE_iq4_nl,
+  EK_TYPE_q4_k,
+  EK_TYPE_q5_k,
+  EK_TYPE_q6_k,
+  EK_TYPES
+};
+
 /* A block taken apart: weight k is scales[k / group] * level - minima[k / group], where level is levels[codes[k]], or
  * codes[k] itself where the format has no table. Codes are signed where `signed_codes`, else 0 .. 255 in the same byte.
  */
@@ -30,13 +47,19 @@ typedef struct ek_format {
   int group; /* weights per scale; 0 for the float formats */
   int has_minima;
   int signed_codes;
-  const float *levels;                                   /* 16 of them, or NULL */
+  const int8_t *levels;                                  /* 16 of them, or NULL */
   void (*unpack)(const uint8_t *block, ek_parts *parts); /* NULL for the float formats */
   float (*widen)(const uint8_t *block);                  /* the float formats: one weight */
 } ek_format;
 
-/* All of them, ended by a format without a name. */
-extern const ek_format ek_formats[];
+/* All of them, in the order of ek_type, ended by a format without a name. */
+extern const ek_format ek_formats[EK_TYPES + 1];
+
+/* The 16 levels of IQ4_NL. */
+extern const int8_t ek_iq4_nl_levels[16];
+
+/* The 6-bit scale and minimum of sub-block j (0 .. 7) in the 12 bytes of Q4_K and Q5_K. */
+void ek_k_scale(const uint8_t *packed, int j, uint8_t *scale, uint8_t *minimum);
 
 /* NULL where there is none of that name. */
 const ek_format *ek_format_find(const char *name);
