@@ -76,14 +76,18 @@ int ek_level_supported(ek_level level) {
 int ek_level_supported(ek_level level) { return level == EK_LEVEL_scalar; }
 #endif
 
-/* On one machine the levels imply one another in their order; scalar kernels pack like all but neon's. */
-static int implies(ek_level level, ek_level other) {
-  return other <= level && ek_level_interleave(other) == ek_level_interleave(level);
+/* On one machine the levels imply one another in their order, but a kernel that reads packed codes works only for those
+ * levels that pack like its own: scalar ones pack like all but neon's. */
+static int implies(ek_level level, ek_level other, int packed) {
+  return other <= level && (!packed || ek_level_interleave(other) == ek_level_interleave(level));
 }
+
+/* The operations on packed codes come first in EK_OPERATIONS; the float types, first in ek_type, have no codes. */
+#define PACKED(op, type) (offsetof(ek_kernels, op) < offsetof(ek_kernels, values) && (type) > EK_TYPE_bf16)
 
 static void fill(ek_kernels *kernels) {
 #define EK_KERNEL(op, type, level_)                                                                                    \
-  if (!kernels->op[EK_TYPE_##type] && implies(kernels->level, EK_LEVEL_##level_)) {                                    \
+  if (!kernels->op[EK_TYPE_##type] && implies(kernels->level, EK_LEVEL_##level_, PACKED(op, EK_TYPE_##type))) {        \
     kernels->op[EK_TYPE_##type] = ek_##op##_##type##_##level_;                                                         \
   }
 #include "kernels.inc"

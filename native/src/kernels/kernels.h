@@ -66,9 +66,10 @@ typedef float ek_online_softmax_fn(float *scores, size_t count, float *maximum, 
 /* x in place: exp(x - max) / sum. */
 typedef void ek_softmax_fn(float *x, size_t count);
 
-/* One token for weights of activation group 32 or 256. For each group of x: scale = max |x| / 127, code = x / scale
- * rounded to nearest, ties to even; offsets or sums as in ek_activations. A group whose maximum is below 1e-30 has
- * scale 0; one with a value that is not finite has scale NaN and codes 0. All levels give the same bytes. */
+/* One token for weights of activation group 32 or 256. For each group of x: scale = max |x| / 127, code = x * (127 /
+ * max |x|) in float32, rounded to nearest, ties to even; offsets or sums as in ek_activations. A group whose maximum is
+ * below 1e-30 has scale 0; one with a value that is not finite has scale NaN and codes 0. All levels give the same
+ * bytes. */
 typedef void ek_quantise_32_fn(const float *x, size_t columns, int8_t *codes, float *scales, int32_t *offsets);
 typedef void ek_quantise_256_fn(const float *x, size_t columns, int8_t *codes, float *scales, int16_t *sums);
 
@@ -84,7 +85,7 @@ typedef void ek_rope_adjacent_fn(float *x, size_t pairs, const float *cosine, co
 typedef void ek_swiglu_fn(const float *gate, const float *up, size_t count, float *out);
 typedef void ek_geglu_fn(const float *gate, const float *up, size_t count, float *out);
 
-/* All operations, for those who go through the list. */
+/* All operations, for those who go through the list; first those that read codes packed with an interleave. */
 #define EK_OPERATIONS(op)                                                                                              \
   op(gemv) op(gemm) op(scores) op(values) op(online_softmax) op(softmax) op(quantise_32) op(quantise_256) op(rms_norm) \
       op(rope_halves) op(rope_adjacent) op(swiglu) op(geglu)

@@ -1,0 +1,2 @@
+#define LEVEL avx512vnni
+#include "../vector/elementwise.h"
