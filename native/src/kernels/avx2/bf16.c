@@ -1,0 +1,3 @@
+#include "floats.h"
+
+FLOAT_KERNELS(bf16, BF16)

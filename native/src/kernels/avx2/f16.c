@@ -1,0 +1,3 @@
+#include "floats.h"
+
+FLOAT_KERNELS(f16, F16)

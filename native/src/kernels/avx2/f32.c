@@ -1,0 +1,3 @@
+#include "floats.h"
+
+FLOAT_KERNELS(f32, F32)

@@ -1,0 +1,96 @@
+/* Float types: a column of a stripe is eight values, widened to a vector. */
+#ifndef EK_AVX2_FLOATS_H
+#define EK_AVX2_FLOATS_H
+
+#include "vectors.h"
+
+/* Columns of a stripe widened at once, and tokens at once, in gemm. */
+#ifndef FLOAT_TOKENS
+#define FLOAT_TOKENS 8
+#endif
+enum { FLOAT_CHUNK = 64, FLOAT_SUMS = 8 };
+
+enum floats { F32, F16, BF16 };
+
+INLINE size_t column_bytes(enum floats floats) { return EK_STRIPE * (floats == F32 ? 4 : 2); }
+
+INLINE __m256 load_column(enum floats floats, const uint8_t *at) {
+  if (floats == F16) return load_halves(at);
+  if (floats == F32) return _mm256_castsi256_ps(load(at));
+  const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+}
+
+/* Several sums, because one would wait for each multiply-add. */
+INLINE __m256 dot_columns(enum floats floats, const uint8_t *stripe, size_t columns, const float *x) {
+  const size_t bytes = column_bytes(floats);
+  __m256 sums[FLOAT_SUMS];
+  for (int i = 0; i < FLOAT_SUMS; i++) sums[i] = _mm256_setzero_ps();
+  size_t k = 0;
+  for (; k + FLOAT_SUMS <= columns; k += FLOAT_SUMS) {
+    for (int i = 0; i < FLOAT_SUMS; i++) {
+      const __m256 w = load_column(floats, stripe + (k + (size_t)i) * bytes);
+      sums[i] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[k + (size_t)i]), sums[i]);
+    }
+  }
+  for (; k < columns; k++) {
+    sums[0] = _mm256_fmadd_ps(load_column(floats, stripe + k * bytes), _mm256_set1_ps(x[k]), sums[0]);
+  }
+  for (int half = FLOAT_SUMS / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; i++) sums[i] = _mm256_add_ps(sums[i], sums[i + half]);
+  }
+  return sums[0];
+}
+
+INLINE void float_gemv(enum floats floats, const uint8_t *stripe, size_t rows, size_t columns, const ek_activations *x,
+                       float *out) {
+  for (size_t row = 0; row < rows; row += EK_STRIPE, stripe += columns * column_bytes(floats)) {
+    store_rows(out + row, rows - row, dot_columns(floats, stripe, columns, x->values));
+  }
+}
+
+/* out (FLOAT_TOKENS, out_stride) from w (columns) and x (FLOAT_TOKENS, stride). */
+INLINE void float_tokens(const __m256 *w, size_t columns, const float *x, size_t stride, int first, float *out,
+                         size_t out_stride, size_t rows) {
+  __m256 sums[FLOAT_TOKENS];
+  for (int t = 0; t < FLOAT_TOKENS; t++) sums[t] = _mm256_setzero_ps();
+  for (size_t k = 0; k < columns; k++) {
+    for (int t = 0; t < FLOAT_TOKENS; t++) {
+      sums[t] = _mm256_fmadd_ps(w[k], _mm256_set1_ps(x[(size_t)t * stride + k]), sums[t]);
+    }
+  }
+  for (int t = 0; t < FLOAT_TOKENS; t++) put_rows(out + (size_t)t * out_stride, rows, first, sums[t]);
+}
+
+INLINE void float_gemm(enum floats floats, const uint8_t *stripe, size_t rows, size_t columns, const ek_activations *x,
+                       size_t tokens, float *out, size_t out_stride) {
+  for (size_t row = 0; row < rows; row += EK_STRIPE) {
+    for (size_t first = 0; first < columns; first += FLOAT_CHUNK) {
+      const size_t count = columns - first < FLOAT_CHUNK ? columns - first : FLOAT_CHUNK;
+      const float *values = x->values + first;
+      __m256 w[FLOAT_CHUNK];
+      for (size_t k = 0; k < count; k++, stripe += column_bytes(floats)) w[k] = load_column(floats, stripe);
+      size_t t = 0;
+      for (; t + FLOAT_TOKENS <= tokens; t += FLOAT_TOKENS) {
+        float_tokens(w, count, values + t * columns, columns, first == 0, out + t * out_stride + row, out_stride,
+                     rows - row);
+      }
+      for (; t < tokens; t++) {
+        put_rows(out + t * out_stride + row, rows - row, first == 0,
+                 dot_columns(F32, (const uint8_t *)w, count, values + t * columns));
+      }
+    }
+  }
+}
+
+#define FLOAT_KERNELS(name, floats)                                                                                    \
+  void ek_gemv_##name##_avx2(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,             \
+                             float *out) {                                                                             \
+    float_gemv(floats, stripes, rows, columns, x, out);                                                                \
+  }                                                                                                                    \
+  void ek_gemm_##name##_avx2(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,             \
+                             size_t tokens, float *out, size_t out_stride) {                                           \
+    float_gemm(floats, stripes, rows, columns, x, tokens, out, out_stride);                                            \
+  }
+
+#endif

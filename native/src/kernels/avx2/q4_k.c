@@ -1,0 +1,3 @@
+#include "superblocks.h"
+
+SUPERBLOCK_KERNELS(q4_k, NIBBLES)

@@ -1,0 +1,3 @@
+#include "superblocks.h"
+
+SUPERBLOCK_KERNELS(q5_k, FIVE_BITS)

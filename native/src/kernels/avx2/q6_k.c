@@ -1,0 +1,3 @@
+#include "superblocks.h"
+
+SUPERBLOCK_KERNELS(q6_k, SIX_BITS)
