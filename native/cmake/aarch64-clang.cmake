@@ -1,0 +1,11 @@
+# Clang 19 for AArch64 GNU/Linux, with the libraries of the GCC cross compiler.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+find_program(CLANG NAMES clang-19 clang REQUIRED)
+set(CMAKE_C_COMPILER ${CLANG})
+set(CMAKE_C_COMPILER_TARGET aarch64-linux-gnu)
+find_program(QEMU_AARCH64 qemu-aarch64)
+if(QEMU_AARCH64)
+  set(CMAKE_CROSSCOMPILING_EMULATOR ${QEMU_AARCH64} -L /usr/aarch64-linux-gnu)
+endif()
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
