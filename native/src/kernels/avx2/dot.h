@@ -98,6 +98,14 @@ INLINE segments unpack(enum lanes lanes, const uint8_t *tile) {
   }
 }
 
+/* x, once it is computed: without this GCC reorders the sums of several tokens into trees, which keep so many products
+ * alive that most of them go through memory, and it has no function attribute against that. 165 instead of 147 GOP/s
+ * for q8_0's gemm on a Zen 5, 255 instead of 164 for q4_0's. */
+INLINE __m256i in_order(__m256i x) {
+  __asm__("" : "+x"(x));
+  return x;
+}
+
 /* sums[t] += sum_k multiplier[k / 16] * w[k] * codes[t * stride + k] for each row and t < tokens; the multipliers are
  * int16, equal in both halves of a row's word. */
 INLINE void add_dots(enum lanes lanes, const segments *w, const __m256i multiplier[2], int tokens, const int8_t *codes,
@@ -111,11 +119,12 @@ INLINE void add_dots(enum lanes lanes, const segments *w, const __m256i multipli
         __m256i code = broadcast_word(codes + (size_t)t * stride + 4 * s);
         if (lanes == BYTES || lanes == LEVELS) code = _mm256_sign_epi8(code, w->s[s]);
         const __m256i products = _mm256_maddubs_epi16(magnitude, code);
-        pairs[t] = s == first ? products : _mm256_add_epi16(pairs[t], products);
+        pairs[t] = s == first ? products : in_order(_mm256_add_epi16(pairs[t], products));
       }
     }
     for (int t = 0; t < tokens; t++) {
-      sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs[t], multiplier[first / 4]));
+      const __m256i products = _mm256_madd_epi16(pairs[t], multiplier[first / 4]);
+      sums[t] = in_order(_mm256_add_epi32(sums[t], products));
     }
   }
 }

@@ -64,6 +64,7 @@ typedef struct group_chunk {
 } group_chunk;
 
 INLINE const uint8_t *unpack_groups(group_type type, const uint8_t *stripe, group_chunk *chunk) {
+#pragma GCC unroll 1
   for (size_t g = 0; g < chunk->groups; g++, stripe += group_bytes(type)) {
     const uint8_t *scales = stripe + tile_bytes(type.lanes);
     chunk->w[g] = unpack(type.lanes, stripe);

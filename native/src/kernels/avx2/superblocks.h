@@ -67,6 +67,7 @@ INLINE void superblock_gemv(enum lanes lanes, const uint8_t *stripe, size_t rows
       const int16_t *sums = x->sums + 2 * TILES * b;
       __m256i dot = _mm256_setzero_si256(), less = dot;
       stripe += header_bytes(lanes);
+#pragma GCC unroll 1
       for (int i = 0; i < TILES; i++, stripe += tile_bytes(lanes) + 16) {
         const segments w = unpack(lanes, stripe);
         const tile_scales scales = load_scales(lanes, stripe + tile_bytes(lanes));
@@ -89,6 +90,7 @@ typedef struct superblock {
 INLINE const uint8_t *unpack_superblock(enum lanes lanes, const uint8_t *stripe, superblock *block) {
   block->header = stripe;
   stripe += header_bytes(lanes);
+#pragma GCC unroll 1
   for (int i = 0; i < TILES; i++, stripe += tile_bytes(lanes) + 16) {
     block->w[i] = unpack(lanes, stripe);
     block->scales[i] = load_scales(lanes, stripe + tile_bytes(lanes));
@@ -103,6 +105,7 @@ INLINE void superblock_tokens(enum lanes lanes, const superblock *block, size_t 
   const int8_t *codes = x->codes + token * columns + EK_SUPERBLOCK * b;
   __m256i dots[SUPERBLOCK_TOKENS], less[SUPERBLOCK_TOKENS];
   for (int t = 0; t < tokens; t++) dots[t] = less[t] = _mm256_setzero_si256();
+#pragma GCC unroll 1
   for (int i = 0; i < TILES; i++) {
     add_dots(lanes, &block->w[i], block->scales[i].multiplier, tokens, codes + 32 * i, columns, dots);
   }
