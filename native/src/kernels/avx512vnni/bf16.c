@@ -1,0 +1,3 @@
+#include "float.h"
+
+FLOAT_KERNELS(bf16, BFLOATS)

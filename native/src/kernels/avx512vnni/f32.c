@@ -1,0 +1,3 @@
+#include "float.h"
+
+FLOAT_KERNELS(f32, FLOATS)
