@@ -1,0 +1,205 @@
+#include "matmul.h"
+
+#include "kernels/stripe.h"
+
+#include <string.h>
+
+/* A task is 32 rows, and of many tokens so many that their codes stay in a core's own cache: the cut depends on the
+ * shape alone, so that results do not depend on the threads. */
+enum { TASK_ROWS = 32, TASK_STRIPES = TASK_ROWS / EK_STRIPE, CHUNK_BYTES = 256 << 10, CHUNK_TOKENS = 16 };
+
+static size_t ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
+
+static int is_type(enum ek_type type) { return (unsigned)type < EK_TYPES; }
+
+/* 0 on success, as the builtins. */
+static int times(size_t a, size_t b, size_t *product) { return __builtin_mul_overflow(a, b, product); }
+
+ek_status ek_matrix_size(enum ek_type type, size_t rows, size_t columns, size_t *block_bytes, size_t *packed_bytes) {
+  if (!is_type(type) || rows == 0 || columns == 0) return EK_BAD_ARGUMENT;
+  const ek_format *format = &ek_formats[type];
+  if (columns % (size_t)format->block != 0 || columns > SIZE_MAX / 64) return EK_BAD_ARGUMENT;
+  size_t blocks, packed;
+  if (times(rows, columns / (size_t)format->block * (size_t)format->block_bytes, &blocks)) return EK_BAD_ARGUMENT;
+  if (times(ceil_div(rows, EK_STRIPE), ek_stripe_bytes(type, columns), &packed)) return EK_BAD_ARGUMENT;
+  if (block_bytes) *block_bytes = blocks;
+  if (packed_bytes) *packed_bytes = packed;
+  return EK_OK;
+}
+
+/* --- packing --- */
+
+typedef struct packing {
+  ek_matrix matrix;
+  const uint8_t *blocks;
+  uint8_t *packed;
+} packing;
+
+static void pack_task(void *context, size_t index, unsigned worker) {
+  (void)worker;
+  const packing *job = context;
+  const ek_matrix *m = &job->matrix;
+  const size_t stripes = ceil_div(m->rows, EK_STRIPE), first = index * TASK_STRIPES;
+  const size_t count = stripes - first < TASK_STRIPES ? stripes - first : TASK_STRIPES;
+  uint8_t *out = job->packed + first * ek_stripe_bytes(m->type, m->columns);
+  ek_repack(m->type, m->interleave, job->blocks, m->rows, m->columns, first, count, out);
+}
+
+ek_status ek_matrix_pack(const ek_kernels *kernels, ek_pool *pool, enum ek_type type, size_t rows, size_t columns,
+                         const uint8_t *blocks, size_t block_bytes, uint8_t *packed, ek_matrix *matrix) {
+  size_t wanted;
+  const ek_status status = ek_matrix_size(type, rows, columns, &wanted, NULL);
+  if (status != EK_OK) return status;
+  if (!kernels || !blocks || !packed || block_bytes != wanted) return EK_BAD_ARGUMENT;
+  packing job = {{type, rows, columns, kernels->interleave, packed}, blocks, packed};
+  *matrix = job.matrix;
+  return ek_pool_run(pool, pack_task, &job, ceil_div(rows, TASK_ROWS));
+}
+
+/* --- vectors --- */
+
+/* Scales, then offsets or sums, then codes. */
+ek_status ek_activations_size(size_t group, size_t tokens, size_t columns, size_t *bytes) {
+  if (tokens == 0 || columns == 0 || (group != 0 && group != 32 && group != 256)) return EK_BAD_ARGUMENT;
+  size_t values;
+  if (times(tokens, columns, &values) || values > SIZE_MAX / sizeof(float)) return EK_BAD_ARGUMENT;
+  *bytes = 0;
+  if (group == 0) return EK_OK;
+  if (columns % group != 0) return EK_BAD_ARGUMENT;
+  *bytes = values + values / group * sizeof(float) + (group == 32 ? values / 32 * 4 : values / 16 * 2);
+  return EK_OK;
+}
+
+typedef struct filling {
+  const ek_kernels *kernels;
+  size_t group, columns;
+  const float *values;
+  float *scales;
+  int32_t *offsets;
+  int16_t *sums;
+  int8_t *codes;
+} filling;
+
+static void fill_task(void *context, size_t token, unsigned worker) {
+  (void)worker;
+  const filling *job = context;
+  const size_t at = token * job->columns;
+  const float *values = job->values + at;
+  float *scales = job->scales + at / job->group;
+  if (job->group == 32) {
+    const size_t groups = at / 32;
+    job->kernels->quantise_32[EK_TYPE_f32](values, job->columns, job->codes + at, scales, job->offsets + groups);
+  } else {
+    job->kernels->quantise_256[EK_TYPE_f32](values, job->columns, job->codes + at, scales, job->sums + at / 16);
+  }
+}
+
+ek_status ek_activations_fill(const ek_kernels *kernels, ek_pool *pool, size_t group, const float *values,
+                              size_t tokens, size_t columns, void *memory, ek_activations *activations) {
+  size_t bytes;
+  const ek_status status = ek_activations_size(group, tokens, columns, &bytes);
+  if (status != EK_OK) return status;
+  if (!kernels || !values || (group && !memory)) return EK_BAD_ARGUMENT;
+  *activations = (ek_activations){.values = values};
+  if (group == 0) return EK_OK;
+  if (group == 32 ? !kernels->quantise_32[EK_TYPE_f32] : !kernels->quantise_256[EK_TYPE_f32]) return EK_NO_KERNEL;
+  const size_t count = tokens * columns;
+  filling job = {.kernels = kernels, .group = group, .columns = columns, .values = values, .scales = memory};
+  uint8_t *rest = (uint8_t *)memory + count / group * sizeof(float);
+  if (group == 32) {
+    activations->offsets = job.offsets = (int32_t *)(void *)rest;
+    rest += count / 32 * sizeof(int32_t);
+  } else {
+    activations->sums = job.sums = (int16_t *)(void *)rest;
+    rest += count / 16 * sizeof(int16_t);
+  }
+  activations->codes = job.codes = (int8_t *)rest;
+  activations->scales = job.scales;
+  return ek_pool_run(pool, fill_task, &job, tokens);
+}
+
+/* --- products --- */
+
+typedef struct multiplication {
+  const ek_kernels *kernels;
+  const ek_product *products;
+  const ek_activations *x;
+  size_t tokens, chunk, columns, group;
+  size_t row_tasks; /* of all products */
+} multiplication;
+
+static ek_activations from_token(const multiplication *job, size_t token) {
+  const ek_activations *x = job->x;
+  const size_t at = token * job->columns;
+  ek_activations part = {NULL, NULL, NULL, NULL, NULL};
+  if (job->group == 0) {
+    part.values = x->values + at;
+    return part;
+  }
+  part.codes = x->codes + at;
+  part.scales = x->scales + at / job->group;
+  if (job->group == 32) part.offsets = x->offsets + at / 32;
+  if (job->group == 256) part.sums = x->sums + at / 16;
+  return part;
+}
+
+static void multiply_task(void *context, size_t index, unsigned worker) {
+  (void)worker;
+  const multiplication *job = context;
+  const ek_product *product = job->products;
+  const size_t token = index / job->row_tasks * job->chunk;
+  size_t row_task = index % job->row_tasks;
+  for (; row_task >= ceil_div(product->matrix->rows, TASK_ROWS); product++) {
+    row_task -= ceil_div(product->matrix->rows, TASK_ROWS);
+  }
+  const ek_matrix *m = product->matrix;
+  const size_t first = row_task * TASK_ROWS, rows = m->rows - first < TASK_ROWS ? m->rows - first : TASK_ROWS;
+  const uint8_t *stripes = m->stripes + first / EK_STRIPE * ek_stripe_bytes(m->type, m->columns);
+  const ek_activations x = from_token(job, token);
+  if (job->tokens == 1) {
+    job->kernels->gemv[m->type](stripes, rows, m->columns, &x, product->out + first);
+  } else {
+    const size_t tokens = job->tokens - token < job->chunk ? job->tokens - token : job->chunk;
+    float *out = product->out + token * product->out_stride + first;
+    job->kernels->gemm[m->type](stripes, rows, m->columns, &x, tokens, out, product->out_stride);
+  }
+}
+
+static ek_status check_product(const ek_kernels *kernels, const ek_product *product, const ek_matrix *first,
+                               const ek_activations *x, size_t tokens) {
+  const ek_matrix *m = product->matrix;
+  if (!m || !m->stripes || !product->out) return EK_BAD_ARGUMENT;
+  const ek_status status = ek_matrix_size(m->type, m->rows, m->columns, NULL, NULL);
+  if (status != EK_OK) return status;
+  const size_t group = ek_activation_group(m->type);
+  if (m->columns != first->columns || group != ek_activation_group(first->type)) return EK_BAD_ARGUMENT;
+  if (group && m->interleave != kernels->interleave) return EK_BAD_ARGUMENT;
+  if (group == 0 ? !x->values : !x->codes || !x->scales || (group == 32 ? !x->offsets : !x->sums)) {
+    return EK_BAD_ARGUMENT;
+  }
+  if (tokens > 1 && product->out_stride < m->rows) return EK_BAD_ARGUMENT;
+  return (tokens == 1 ? kernels->gemv[m->type] != NULL : kernels->gemm[m->type] != NULL) ? EK_OK : EK_NO_KERNEL;
+}
+
+/* Tokens at a time: of a quantised vector a column is a byte, of another four. */
+static size_t chunk_of(size_t group, size_t columns) {
+  const size_t fit = CHUNK_BYTES / (group ? 1 : sizeof(float)) / columns / CHUNK_TOKENS * CHUNK_TOKENS;
+  return fit ? fit : CHUNK_TOKENS;
+}
+
+ek_status ek_matmul(const ek_kernels *kernels, ek_pool *pool, const ek_product *products, size_t count,
+                    const ek_activations *x, size_t tokens) {
+  if (!kernels || !products || !x || count == 0 || count > EK_MOST_PRODUCTS || tokens == 0) return EK_BAD_ARGUMENT;
+  if (!products[0].matrix) return EK_BAD_ARGUMENT;
+  const ek_matrix *first = products[0].matrix;
+  size_t row_tasks = 0, tasks;
+  for (size_t i = 0; i < count; i++) {
+    const ek_status status = check_product(kernels, &products[i], first, x, tokens);
+    if (status != EK_OK) return status;
+    row_tasks += ceil_div(products[i].matrix->rows, TASK_ROWS);
+  }
+  const size_t group = ek_activation_group(first->type), chunk = tokens == 1 ? 1 : chunk_of(group, first->columns);
+  if (times(row_tasks, ceil_div(tokens, chunk), &tasks)) return EK_BAD_ARGUMENT;
+  multiplication job = {kernels, products, x, tokens, chunk, first->columns, group, row_tasks};
+  return ek_pool_run(pool, multiply_task, &job, tasks);
+}
