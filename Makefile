@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(shell find native -type f)
+C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc')
 
-.PHONY: demo test bench format lint types clean
+.PHONY: demo test bench kernel-cost cross format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
@@ -17,6 +18,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 	$(BIN)/mypy -p edgekit
 	$(BIN)/python -m pytest
 
@@ -26,13 +28,24 @@ bench: $(VENV)/.test
 	$(BIN)/edgekit bench build/bench/sample.gguf --runtime llama.cpp --reps 5
 	$(BIN)/edgekit bench build/bench/sample.gguf --runtime torch --reps 5
 
+# Instructions and a model's cycles of the ARM kernels; needs clang-19, llvm-mca-19 and the AArch64 cross compiler.
+kernel-cost: $(VENV)/.native
+	$(BIN)/python native/tools/kernel_cost.py --json build/kernel-cost.json
+
+# The library and its tests for AArch64, with each compiler that is here, under qemu.
+cross: $(VENV)/.native
+	$(PIP) ziglang
+	PYTHON=$(BIN)/python native/tools/cross.sh
+
 format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(C_SOURCES)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
 types: $(VENV)/.test
 	$(BIN)/mypy -p edgekit
@@ -44,6 +57,11 @@ $(VENV)/.pip: constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
+	touch $@
+
+# For the C library without the rest.
+$(VENV)/.native: $(VENV)/.pip
+	$(PIP) cmake ninja
 	touch $@
 
 # torch first and alone: a release of its pinned version satisfies whatever the other packages ask for.
