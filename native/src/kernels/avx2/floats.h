@@ -6,7 +6,7 @@
 
 /* Columns of a stripe widened at once, and tokens at once, in gemm. */
 #ifndef FLOAT_TOKENS
-#define FLOAT_TOKENS 8
+#define FLOAT_TOKENS 6
 #endif
 enum { FLOAT_CHUNK = 64, FLOAT_SUMS = 8 };
 
@@ -49,38 +49,58 @@ INLINE void float_gemv(enum floats floats, const uint8_t *stripe, size_t rows, s
   }
 }
 
-/* out (FLOAT_TOKENS, out_stride) from w (columns) and x (FLOAT_TOKENS, stride). */
-INLINE void float_tokens(const __m256 *w, size_t columns, const float *x, size_t stride, int first, float *out,
-                         size_t out_stride, size_t rows) {
-  __m256 sums[FLOAT_TOKENS];
-  for (int t = 0; t < FLOAT_TOKENS; t++) sums[t] = _mm256_setzero_ps();
+/* A chunk of one or two stripes, w (stripes, FLOAT_CHUNK), with x (FLOAT_TOKENS, stride); out is (FLOAT_TOKENS,
+ * out_stride). */
+INLINE void float_tokens(int stripes, const __m256 *w, size_t columns, const float *x, size_t stride, int first,
+                         float *out, size_t out_stride, size_t rows) {
+  __m256 sums[FLOAT_TOKENS][2];
+  for (int t = 0; t < FLOAT_TOKENS; t++) sums[t][0] = sums[t][1] = _mm256_setzero_ps();
   for (size_t k = 0; k < columns; k++) {
     for (int t = 0; t < FLOAT_TOKENS; t++) {
-      sums[t] = _mm256_fmadd_ps(w[k], _mm256_set1_ps(x[(size_t)t * stride + k]), sums[t]);
+      const __m256 value = _mm256_set1_ps(x[(size_t)t * stride + k]);
+      for (int s = 0; s < stripes; s++) sums[t][s] = _mm256_fmadd_ps(w[s * FLOAT_CHUNK + k], value, sums[t][s]);
     }
   }
-  for (int t = 0; t < FLOAT_TOKENS; t++) put_rows(out + (size_t)t * out_stride, rows, first, sums[t]);
+  for (int t = 0; t < FLOAT_TOKENS; t++) {
+    for (size_t s = 0; s < (size_t)stripes; s++) {
+      put_rows(out + (size_t)t * out_stride + EK_STRIPE * s, rows - EK_STRIPE * s, first, sums[t][s]);
+    }
+  }
+}
+
+/* One or two stripes: 16 rows share what is loaded of x. */
+INLINE void float_stripes(enum floats floats, int stripes, const uint8_t *stripe, size_t rows, size_t columns,
+                          const float *x, size_t tokens, float *out, size_t out_stride) {
+  const size_t bytes = column_bytes(floats);
+  for (size_t first = 0; first < columns; first += FLOAT_CHUNK) {
+    const size_t count = columns - first < FLOAT_CHUNK ? columns - first : FLOAT_CHUNK;
+    const float *values = x + first;
+    __m256 w[2][FLOAT_CHUNK];
+    for (size_t s = 0; s < (size_t)stripes; s++) {
+      for (size_t k = 0; k < count; k++) w[s][k] = load_column(floats, stripe + (s * columns + first + k) * bytes);
+    }
+    size_t t = 0;
+    for (; t + FLOAT_TOKENS <= tokens; t += FLOAT_TOKENS) {
+      float_tokens(stripes, w[0], count, values + t * columns, columns, first == 0, out + t * out_stride, out_stride,
+                   rows);
+    }
+    for (; t < tokens; t++) {
+      for (size_t s = 0; s < (size_t)stripes; s++) {
+        const __m256 sums = dot_columns(F32, (const uint8_t *)w[s], count, values + t * columns);
+        put_rows(out + t * out_stride + EK_STRIPE * s, rows - EK_STRIPE * s, first == 0, sums);
+      }
+    }
+  }
 }
 
 INLINE void float_gemm(enum floats floats, const uint8_t *stripe, size_t rows, size_t columns, const ek_activations *x,
                        size_t tokens, float *out, size_t out_stride) {
-  for (size_t row = 0; row < rows; row += EK_STRIPE) {
-    for (size_t first = 0; first < columns; first += FLOAT_CHUNK) {
-      const size_t count = columns - first < FLOAT_CHUNK ? columns - first : FLOAT_CHUNK;
-      const float *values = x->values + first;
-      __m256 w[FLOAT_CHUNK];
-      for (size_t k = 0; k < count; k++, stripe += column_bytes(floats)) w[k] = load_column(floats, stripe);
-      size_t t = 0;
-      for (; t + FLOAT_TOKENS <= tokens; t += FLOAT_TOKENS) {
-        float_tokens(w, count, values + t * columns, columns, first == 0, out + t * out_stride + row, out_stride,
-                     rows - row);
-      }
-      for (; t < tokens; t++) {
-        put_rows(out + t * out_stride + row, rows - row, first == 0,
-                 dot_columns(F32, (const uint8_t *)w, count, values + t * columns));
-      }
-    }
+  const size_t bytes = columns * column_bytes(floats);
+  size_t row = 0;
+  for (; row + EK_STRIPE < rows; row += 2 * EK_STRIPE, stripe += 2 * bytes) {
+    float_stripes(floats, 2, stripe, rows - row, columns, x->values, tokens, out + row, out_stride);
   }
+  if (row < rows) float_stripes(floats, 1, stripe, rows - row, columns, x->values, tokens, out + row, out_stride);
 }
 
 #define FLOAT_KERNELS(name, floats)                                                                                    \
