@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import assembly
@@ -162,7 +162,8 @@ def regions_by_row(build: Path, only: str = "") -> dict[Row, list[Region]]:
     return found
 
 
-def row_cost(row: Row, op: str, regions: Sequence[Region], cpu: str) -> Cost:
+def row_cost(row: Row, regions: Sequence[Region], cpu: str) -> Cost:
+    op = "attention" if row.operation in ATTENTION else row.operation
     per_block = HEAD_DIMS // 32 if row.operation == "online_softmax" else 1
     instructions = sum(len(region.instructions) / region.mark.blocks for region in regions) / per_block
     cycles = sum(modelled_cycles(r.instructions, cpu, row.level) / r.mark.blocks for r in regions) / per_block
@@ -170,28 +171,35 @@ def row_cost(row: Row, op: str, regions: Sequence[Region], cpu: str) -> Cost:
 
 
 def costs(rows: Sequence[Row], regions: Mapping[Row, Sequence[Region]], partial: bool = False) -> list[Cost]:
-    """One for each row and core, then one for each cache type: its scores, online softmax and values together, which
-    must all be there unless the list is `partial`."""
+    """One for each row and core, then attention as a whole for each cache type and level; what that needs must all be
+    there unless the list is `partial`."""
     unlabelled = [row.function for row in rows if row not in regions]
     if unlabelled:
         raise CostError("no hot loop is labelled (cost.h) in: " + ", ".join(unlabelled))
-    found = []
-    for row in rows:
-        op = "attention" if row.operation in ATTENTION else row.operation
-        found += [row_cost(row, op, regions[row], cpu) for cpu in CORES[row.level]]
-    by_kernel = {(cost.kernel, cost.cpu): cost for cost in found}
-    for row in rows:
-        parts = [Row(op, "f32" if op == "online_softmax" else row.type, row.level).function for op in ATTENTION]
-        for cpu in CORES[row.level] if row.operation == "scores" else ():
-            missing = [part for part in parts if (part, cpu) not in by_kernel]
-            if missing and partial:
-                continue
-            if missing:
-                raise CostError(f"kernels.inc lists {row.function} without {' and '.join(missing)}")
-            of_parts = [by_kernel[part, cpu] for part in parts]
-            sums = sum(cost.instructions for cost in of_parts), sum(cost.cycles for cost in of_parts)
-            found.append(Cost(f"ek_attention_{row.type}_{row.level}", row.type, "attention", row.level, cpu, *sums))
+    found = [row_cost(row, regions[row], cpu) for row in rows for cpu in CORES[row.level]]
+    for cache_type in sorted({row.type for row in rows if row.operation == "scores"}):
+        for level in ("neon", "dotprod"):
+            try:
+                found.append(attention_cost(cache_type, level, rows, regions))
+            except CostError:
+                if not partial:
+                    raise
     return found
+
+
+def attention_cost(cache_type: str, level: str, rows: Sequence[Row], regions: Mapping[Row, Sequence[Region]]) -> Cost:
+    """Scores, online softmax and values of one level's kernels, as dispatch.c picks them: a level without its own row
+    takes neon's, unless that reads codes that it orders in another way."""
+    cpu, parts = CORES[level][0], []
+    for operation in ATTENTION:
+        row = Row(operation, "f32" if operation == "online_softmax" else cache_type, level)
+        as_packed = operation == "scores" and cache_type != "f16"
+        found = [r for r in (row, replace(row, level="neon")) if r in rows and (r == row or not as_packed)]
+        if not found:
+            raise CostError(f"kernels.inc has no {row.function}, or one of a lower level that could stand in")
+        parts.append(row_cost(found[0], regions[found[0]], cpu))
+    sums = sum(cost.instructions for cost in parts), sum(cost.cycles for cost in parts)
+    return Cost(f"ek_attention_{cache_type}_{level}", cache_type, "attention", level, cpu, *sums)
 
 
 def goal(cost: Cost, among: Sequence[Cost]) -> tuple[float | None, float | None]:
@@ -213,7 +221,7 @@ def misses(among: Sequence[Cost]) -> list[str]:
         for unit, value, limit in zip(
             ("instructions", "cycles"), (cost.instructions, cost.cycles), goal(cost, among), strict=True
         ):
-            if limit is not None and value > limit + 0.005:
+            if limit is not None and value > limit:
                 said.append(f"{cost.kernel} on {cost.cpu}: {value:.2f} {unit} a block, the goal is {limit:.2f}")
     return said
 
@@ -238,6 +246,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Instructions and modelled cycles per block of the ARM kernels.")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--only", default="", help="only files that have this in their path, such as neon/q4_0")
+    parser.add_argument("--show", action="store_true", help="print the instructions of every region")
     parser.add_argument("--check", action="store_true", help="exit status 1 where a goal is missed")
     given = parser.parse_args()
     try:
@@ -248,6 +257,9 @@ def main() -> int:
     except (CostError, FileNotFoundError) as error:
         print(f"kernel_cost: {error}", file=sys.stderr)
         return 1
+    for row in regions if given.show else ():
+        for region in regions[row]:
+            print(f"{row.function}, {region.mark.blocks} blocks:", *region.instructions, sep="\n    ")
     print(table(found))
     for said in misses(found):
         print(f"missed: {said}")
