@@ -1,20 +1,57 @@
 /* Types whose 256 columns share halves that multiply small integer scales. Activations have one scale for them all, so
- * sums are of integers, exact, up to the end of a superblock: at most 8 * 32 * 31 * 63 * 127 and 16 * 16 * 63 * 127 *
- * 127 in magnitude. */
+ * sums are of integers, exact, up to the end of a superblock: at most 256 * 31 * 63 * 127 or 256 * 63 * 128 * 127 in
+ * magnitude. */
 #ifndef EK_AVX512VNNI_BLOCK_256_H
 #define EK_AVX512VNNI_BLOCK_256_H
 
 #include "pairs.h"
 
-/* A type's tile, 32 columns: adds scale * code * x to `sums` of each token, from the codes at `codes`, and makes of its
- * scales what multiplies the sums of codes: a pair of int16 for each row, for columns 0 .. 15 and 16 .. 31. */
-typedef __m512i tile_fn(const uint8_t *a, const uint8_t *b, const int8_t *codes, int tokens, size_t columns,
-                        __m512i sums[]);
+/* What one type is, known when its kernels are compiled. q4_k and q5_k have minima and unsigned codes; q6_k has scales
+ * of 16 columns, int8, and lanes of the true code + 32. */
+typedef struct block_256 {
+  void (*unpack)(const uint8_t *a, const uint8_t *b, __m512i lanes[8]);
+  int is_q6_k, tile_bytes, header_bytes;
+} block_256;
 
-/* Codes times their activations, one pass of `count` vectors of weights; chains of dependent products of several tokens
- * run side by side. */
-INLINE void add_scaled_dots(const __m512i lanes[], int count, __m512i scale, const int8_t *codes, int tokens,
-                            size_t columns, __m512i sums[]) {
+/* The integer scales after tiles a and b; `factors` has for each row a pair of int16 that multiply the sums of the
+ * activations of columns 0 .. 15 and 16 .. 31: minima, or of q6_k the scales. */
+typedef struct scales_256 {
+  __m512i front, back, factors;
+} scales_256;
+
+INLINE scales_256 load_scales_256(block_256 type, const uint8_t *a, const uint8_t *b) {
+  const __m128i first = load_pair_bytes(a + type.tile_bytes, b + type.tile_bytes);
+  const __m128i second = load_pair_bytes(a + type.tile_bytes + 8, b + type.tile_bytes + 8);
+  scales_256 scales;
+  if (type.is_q6_k) {
+    scales.front = _mm512_cvtepi8_epi32(first);
+    scales.back = _mm512_cvtepi8_epi32(second);
+    scales.factors = _mm512_mask_blend_epi16(0xaaaaaaaa, scales.front, _mm512_slli_epi32(scales.back, 16));
+  } else {
+    const __m512i minima = _mm512_cvtepu8_epi32(second);
+    scales.front = scales.back = _mm512_cvtepu8_epi32(first);
+    scales.factors = _mm512_or_si512(minima, _mm512_slli_epi32(minima, 16));
+  }
+  return scales;
+}
+
+/* A superblock's result but for the activations' scale, from the sums of scale * code * x and of factors * sums; its
+ * header is at a and b. */
+INLINE __m512 product_256(block_256 type, const uint8_t *a, const uint8_t *b, __m512i dot, __m512i of_sums) {
+  const __m512 scale = load_pair_halves(a, b);
+  if (type.is_q6_k) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(dot, _mm512_slli_epi32(of_sums, 5))), scale);
+  }
+  const __m512 minimum = load_pair_halves(a + 16, b + 16);
+  return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_sums), minimum, _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale));
+}
+
+#include "gemv_256.h"
+
+/* Adds scale * lane * x over `count` vectors of lanes, four columns each; the chains of dependent products of a few
+ * tokens run side by side. */
+INLINE void add_dots_256(const __m512i lanes[], int count, __m512i scale, const int8_t *codes, int tokens,
+                         size_t columns, __m512i sums[]) {
   enum { CHAINS = 4 };
   UNROLL for (int t = 0; t < tokens; t += CHAINS) {
     const int chains = tokens < CHAINS ? tokens : CHAINS;
@@ -32,7 +69,7 @@ INLINE void add_scaled_dots(const __m512i lanes[], int count, __m512i scale, con
   }
 }
 
-/* Sums of 256 codes times the pairs of int16 in `factors`, of which there is one for 32 columns. */
+/* Factors of 8 tiles times the 16 sums of a token's codes. */
 INLINE __m512i dot_of_sums(const __m512i factors[8], const int16_t *sums) {
   __m512i dot[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
   UNROLL for (int j = 0; j < 8; j++) {
@@ -43,61 +80,51 @@ INLINE __m512i dot_of_sums(const __m512i factors[8], const int16_t *sums) {
   return _mm512_add_epi32(dot[0], dot[1]);
 }
 
-/* Stripes are of `header_bytes` and 8 tiles of `step` bytes for each 256 columns. With minima, dot_of_sums is of them
- * and scaled by a second half; without, it is of the scales and lanes are true codes + `excess`. */
-#define BLOCK_256_KERNELS(type, tile, step, header_bytes, has_minima, excess)                                          \
-  INLINE void pair(int tokens, const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns,                     \
-                   const ek_activations *x, size_t first, float *out, size_t out_stride) {                             \
-    multiply_256(tile, step, header_bytes, has_minima, excess, tokens, a, b, rows, columns, x, first, out,             \
-                 out_stride);                                                                                          \
-  }                                                                                                                    \
-  PAIR_KERNELS(type, pair)
-
-INLINE void multiply_256(tile_fn *tile, int step, int header_bytes, int has_minima, int excess, int tokens,
-                         const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns, const ek_activations *x,
-                         size_t first, float *out, size_t out_stride) {
+INLINE void pair_256(block_256 type, int tokens, const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns,
+                     const ek_activations *x, size_t first, float *out, size_t out_stride) {
+  const size_t step = (size_t)type.tile_bytes + 16, header = (size_t)type.header_bytes;
   const size_t blocks = columns / EK_SUPERBLOCK;
   const int8_t *codes = x->codes + first * columns;
-  const float *scales = x->scales + first * blocks;
   const int16_t *code_sums = x->sums + first * (columns / 16);
+  const float *x_scales = x->scales + first * blocks;
   __m512 results[MOST_TOKENS];
   for (int t = 0; t < tokens; t++) results[t] = _mm512_setzero_ps();
   for (size_t block = 0; block < blocks; block++) {
-    const __m512 scale = load_pair_halves(a, b);
-    const __m512 minimum = has_minima ? load_pair_halves(a + 16, b + 16) : _mm512_setzero_ps();
-    __m512i sums[MOST_TOKENS], factors[8];
+    __m512i sums[MOST_TOKENS], lanes[8], factors[8];
     UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_si512();
-    a += header_bytes;
-    b += header_bytes;
-    for (int j = 0; j < 8; j++) {
-      factors[j] = tile(a, b, codes, tokens, columns, sums);
-      a += step;
-      b += step;
+    for (size_t j = 0; j < 8; j++) {
+      const size_t tile = header + j * step;
+      const scales_256 scales = load_scales_256(type, a + tile, b + tile);
+      factors[j] = scales.factors;
+      type.unpack(a + tile, b + tile, lanes);
+      if (type.is_q6_k) {
+        add_dots_256(lanes, 4, scales.front, codes, tokens, columns, sums);
+        add_dots_256(lanes + 4, 4, scales.back, codes + 16, tokens, columns, sums);
+      } else {
+        add_dots_256(lanes, 8, scales.front, codes, tokens, columns, sums);
+      }
       codes += 32;
     }
     UNROLL for (int t = 0; t < tokens; t++) {
-      const __m512i of_sums = dot_of_sums(factors, code_sums + (size_t)t * (columns / 16) + 16 * block);
-      __m512 product;
-      if (has_minima) {
-        product = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[t]), scale);
-        product = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(of_sums), minimum, product);
-      } else {
-        const __m512i true_sum = _mm512_sub_epi32(sums[t], _mm512_mullo_epi32(of_sums, _mm512_set1_epi32(excess)));
-        product = _mm512_mul_ps(_mm512_cvtepi32_ps(true_sum), scale);
-      }
-      results[t] = _mm512_fmadd_ps(product, _mm512_set1_ps(scales[(size_t)t * blocks + block]), results[t]);
+      const __m512i of_sums = dot_of_sums(factors, code_sums + (size_t)t * (columns / 16));
+      const __m512 x_scale = _mm512_set1_ps(x_scales[(size_t)t * blocks]);
+      results[t] = _mm512_fmadd_ps(product_256(type, a, b, sums[t], of_sums), x_scale, results[t]);
     }
+    a += header + 8 * step;
+    b += header + 8 * step;
+    code_sums += 16;
+    x_scales++;
   }
   for (int t = 0; t < tokens; t++) _mm512_mask_storeu_ps(out + (size_t)t * out_stride, rows, results[t]);
 }
 
-/* Of the types with minima: uint8 scale[8] and minimum[8] after a tile. */
-INLINE __m512i add_affine_tile(const __m512i lanes[8], const uint8_t *after_a, const uint8_t *after_b,
-                               const int8_t *codes, int tokens, size_t columns, __m512i sums[]) {
-  const __m512i scale = _mm512_cvtepu8_epi32(load_pair_bytes(after_a, after_b));
-  const __m512i minimum = _mm512_cvtepu8_epi32(load_pair_bytes(after_a + 8, after_b + 8));
-  add_scaled_dots(lanes, 8, scale, codes, tokens, columns, sums);
-  return _mm512_or_si512(minimum, _mm512_slli_epi32(minimum, 16));
-}
+/* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */
+#define BLOCK_256_KERNELS(name, ...)                                                                                   \
+  static const block_256 type = __VA_ARGS__;                                                                           \
+  GEMM_OF_PAIRS(name, pair_256, type)                                                                                  \
+  void ek_gemv_##name##_avx512vnni(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,       \
+                                   float *out) {                                                                       \
+    gemv_256(type, stripes, rows, columns, x, out);                                                                    \
+  }
 
 #endif

@@ -1,3 +1,3 @@
 #include "block_32.h"
 
-BLOCK_32_KERNELS(iq4_nl, unpack_levels, 16, 0, 128)
+BLOCK_32_KERNELS(iq4_nl, {.unpack = unpack_levels, .excess = 16, .has_minima = 0, .tile_bytes = 128})

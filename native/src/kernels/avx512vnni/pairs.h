@@ -1,4 +1,4 @@
-/* Matrix products over pairs of stripes, 16 rows, which are the lanes of a vector. */
+/* gemm over pairs of stripes, 16 rows, which are the lanes of a vector. */
 #ifndef EK_AVX512VNNI_PAIRS_H
 #define EK_AVX512VNNI_PAIRS_H
 
@@ -17,29 +17,25 @@ void ek_pairs_avx512vnni(enum ek_type type, ek_pair_fn *most, ek_pair_fn *some, 
                          size_t rows, size_t columns, const ek_activations *x, size_t tokens, float *out,
                          size_t out_stride);
 
-/* The kernels of a type from `pair`, an inline function: an ek_pair_fn with the number of tokens before its arguments.
- */
-#define PAIR_KERNELS(type, pair)                                                                                       \
+/* ek_gemm_<name>_avx512vnni from `pair`, an inline function: an ek_pair_fn with what the type is and the number of
+ * tokens before its arguments. */
+#define GEMM_OF_PAIRS(name, pair, type)                                                                                \
   static ek_pair_fn most, some, one;                                                                                   \
   static void most(const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns, const ek_activations *x,        \
                    size_t first, float *out, size_t out_stride) {                                                      \
-    pair(MOST_TOKENS, a, b, rows, columns, x, first, out, out_stride);                                                 \
+    pair(type, MOST_TOKENS, a, b, rows, columns, x, first, out, out_stride);                                           \
   }                                                                                                                    \
   static void some(const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns, const ek_activations *x,        \
                    size_t first, float *out, size_t out_stride) {                                                      \
-    pair(SOME_TOKENS, a, b, rows, columns, x, first, out, out_stride);                                                 \
+    pair(type, SOME_TOKENS, a, b, rows, columns, x, first, out, out_stride);                                           \
   }                                                                                                                    \
   static void one(const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns, const ek_activations *x,         \
                   size_t first, float *out, size_t out_stride) {                                                       \
-    pair(1, a, b, rows, columns, x, first, out, out_stride);                                                           \
+    pair(type, 1, a, b, rows, columns, x, first, out, out_stride);                                                     \
   }                                                                                                                    \
-  void ek_gemv_##type##_avx512vnni(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,       \
-                                   float *out) {                                                                       \
-    ek_pairs_avx512vnni(EK_TYPE_##type, most, some, one, stripes, rows, columns, x, 1, out, rows);                     \
-  }                                                                                                                    \
-  void ek_gemm_##type##_avx512vnni(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,       \
+  void ek_gemm_##name##_avx512vnni(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,       \
                                    size_t tokens, float *out, size_t out_stride) {                                     \
-    ek_pairs_avx512vnni(EK_TYPE_##type, most, some, one, stripes, rows, columns, x, tokens, out, out_stride);          \
+    ek_pairs_avx512vnni(EK_TYPE_##name, most, some, one, stripes, rows, columns, x, tokens, out, out_stride);          \
   }
 
 #endif

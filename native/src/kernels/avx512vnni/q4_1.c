@@ -1,3 +1,3 @@
 #include "block_32.h"
 
-BLOCK_32_KERNELS(q4_1, unpack_4, 0, 1, 128)
+BLOCK_32_KERNELS(q4_1, {.unpack = unpack_4, .excess = 0, .has_minima = 1, .tile_bytes = 128})

@@ -1,3 +1,3 @@
 #include "block_32.h"
 
-BLOCK_32_KERNELS(q5_1, unpack_5, 0, 1, 160)
+BLOCK_32_KERNELS(q5_1, {.unpack = unpack_5, .excess = 0, .has_minima = 1, .tile_bytes = 160})
