@@ -83,7 +83,7 @@ static int implies(ek_level level, ek_level other, int packed) {
 }
 
 /* The operations on packed codes come first in EK_OPERATIONS; the float types, first in ek_type, have no codes. */
-#define PACKED(op, type) (offsetof(ek_kernels, op) < offsetof(ek_kernels, values) && (type) > EK_TYPE_bf16)
+#define PACKED(op, type) (offsetof(ek_kernels, op) < offsetof(ek_kernels, online_softmax) && (type) > EK_TYPE_bf16)
 
 static void fill(ek_kernels *kernels) {
 #define EK_KERNEL(op, type, level_)                                                                                    \

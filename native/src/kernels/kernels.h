@@ -28,8 +28,9 @@ typedef enum ek_level {
 /* Rows of a packed matrix, one after another in a stripe (stripe.h). */
 enum { EK_STRIPE = 8 };
 
-/* Positions in a block of the attention cache (cache_block.h). */
-enum { EK_CACHE_BLOCK = 16 };
+/* Positions in a block of the attention cache (cache_block.h); blocks that a kernel takes at once, and dimensions of a
+ * head, at most. */
+enum { EK_CACHE_BLOCK = 16, EK_CACHE_TILE = 8, EK_MOST_HEAD_DIMS = 512 };
 
 /* Vectors to multiply with, `tokens` rows of `columns`. Which members are set follows from the weights' type, see
  * ek_activation_group: 0 only `values`, 32 and 256 the others. */
@@ -48,20 +49,25 @@ typedef void ek_gemv_fn(const uint8_t *stripes, size_t rows, size_t columns, con
 typedef void ek_gemm_fn(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x, size_t tokens,
                         float *out, size_t out_stride);
 
-/* scores[q * count * 16 + 16 * b + p] = sum_d query[q][d] * key[b][p][d] over `count` K blocks. Queries are tokens of
- * `dims` columns: `values` for f16 blocks, group 32 for the quantised ones. dims is a multiple of 32. */
+/* scores[q * count * 16 + 16 * b + p] = sum_d query[q][d] * key[b][p][d] over `count` K blocks, at most EK_CACHE_TILE.
+ * Queries are tokens of `dims` columns: `values` for f16 blocks, group 32 for the quantised ones. dims is a multiple of
+ * 32, at most EK_MOST_HEAD_DIMS. */
 typedef void ek_scores_fn(const uint8_t *const *blocks, size_t count, size_t dims, const ek_activations *queries,
                           size_t query_count, float *scores);
 
-/* out[q * dims + d] += sum_{b,p} weights[q * count * 16 + 16 * b + p] * value[b][p][d] over `count` V blocks. */
-typedef void ek_values_fn(const uint8_t *const *blocks, size_t count, size_t dims, const float *weights,
-                          size_t query_count, float *out);
-
 /* One step of the online softmax (Milakov and Gimelshein, 2018, arXiv:1805.02867) over `count` more scores, in place:
- * scores become exp(score - m), with m the new running maximum; *maximum becomes m and *sum is rescaled and grows by
- * the new terms. Returns exp(old maximum - m), by which what was accumulated so far is to be multiplied. A score of
- * -infinity is masked out; *maximum starts as -infinity and *sum as 0. count is a multiple of 16. */
-typedef float ek_online_softmax_fn(float *scores, size_t count, float *maximum, float *sum);
+ * *maximum grows to m, and scores become weights of which factor * weight = exp(score - m); *sum is rescaled and grows
+ * by those terms. Returns exp(old maximum - m), by which what was accumulated so far is to be multiplied. A score of
+ * -infinity is masked out; *maximum starts as -infinity and *sum as 0. count is a multiple of 16, at most 16 *
+ * EK_CACHE_TILE. Weights are for `values` of the same level: float, but half, in the first half of the scores' memory,
+ * at levels that imply dotprod. */
+typedef float ek_online_softmax_fn(float *scores, size_t count, float *maximum, float *sum, float *factor);
+
+/* out[q * dims + d] += factors[q] * sum_{b,p} weight[q * count * 16 + 16 * b + p] * value[b][p][d] over `count` V
+ * blocks, at most EK_CACHE_TILE. Weights, count * 16 floats apart for the queries, are of the range of online_softmax:
+ * the largest of a query is about the same in all tiles. dims as for scores. */
+typedef void ek_values_fn(const uint8_t *const *blocks, size_t count, size_t dims, const float *weights,
+                          const float *factors, size_t query_count, float *out);
 
 /* x in place: exp(x - max) / sum. */
 typedef void ek_softmax_fn(float *x, size_t count);
@@ -97,7 +103,7 @@ typedef void ek_geglu_fn(const float *gate, const float *up, size_t count, float
 /* For each operation and type the best kernel of a level; NULL where no kernel is listed for them. */
 typedef struct ek_kernels {
   ek_level level;
-  int interleave; /* of packed stripes and K blocks at this level, see stripe.h */
+  int interleave; /* of packed stripes and cache blocks at this level, see stripe.h */
 #define MEMBER(op) ek_##op##_fn *op[EK_TYPES];
   EK_OPERATIONS(MEMBER)
 #undef MEMBER
