@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the library and its test programs for AArch64 and runs them under qemu, once for each compiler that is here:
-#     native/tools/cross.sh [gcc] [clang] [zig]       PYTHON: the one that has cmake, ninja and ziglang
+#     native/tools/cross.sh [--build-only] [gcc] [clang] [zig]       PYTHON: the one that has cmake, ninja and ziglang
 # Exit status 1 where a build or a test fails, 0 otherwise; what cannot be done here is said.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,6 +16,11 @@ has() {
   esac >/dev/null
 }
 
+run=1
+if [ "${1:-}" = --build-only ]; then
+  run=0
+  shift
+fi
 failed=0
 [ $# -gt 0 ] || set -- gcc clang zig
 for name; do
@@ -30,6 +35,7 @@ for name; do
     "${options[@]}" >/dev/null
   cmake --build "$build" -- --quiet
   echo "$name: built $build"
+  if [ $run = 0 ]; then continue; fi
   if ! command -v qemu-aarch64 >/dev/null; then
     echo "$name: not run, qemu-aarch64 is not installed"
     continue
