@@ -1,0 +1,3 @@
+#include "groups.h"
+
+GROUP_GEMV(iq4_nl, .lanes = LEVELS)

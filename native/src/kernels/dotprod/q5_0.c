@@ -1,0 +1,3 @@
+#include "groups.h"
+
+GROUP_GEMV(q5_0, .lanes = FIVE)

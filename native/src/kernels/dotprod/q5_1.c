@@ -1,0 +1,3 @@
+#include "groups.h"
+
+GROUP_GEMV(q5_1, .lanes = FIVE, .zero = 16, .minima = 1)

@@ -1,0 +1,3 @@
+#include "superblocks.h"
+
+SUPER_GEMV(q6_k, .lanes = SIX)

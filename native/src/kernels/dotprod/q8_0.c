@@ -1,0 +1,3 @@
+#include "groups.h"
+
+GROUP_GEMV(q8_0, .lanes = BYTES)
