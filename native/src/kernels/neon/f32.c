@@ -1,0 +1,3 @@
+#include "floats.h"
+
+KERNELS_FLOATS(f32)

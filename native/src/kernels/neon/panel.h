@@ -1,0 +1,103 @@
+/* Products with many tokens: eight tokens x 256 columns are laid out on the stack in the order in which the loops read
+ * them, so that one pointer serves all of them; then every stripe passes by. */
+#ifndef EK_NEON_PANEL_H
+#define EK_NEON_PANEL_H
+
+#include <string.h>
+
+#include "rows.h"
+
+enum { TOKENS = 8, PANEL_COLUMNS = 256 };
+
+/* Of 32 columns. */
+typedef struct panel_group {
+  int8_t codes[TOKENS][32];
+  int32_t starts[TOKENS][4]; /* zero x the sum of the codes, in each lane */
+  float scales[TOKENS];      /* group 32 alone */
+  float sums[TOKENS];        /* group 32 alone: the sum of x, which minima multiply */
+} panel_group;
+
+typedef struct panel {
+  panel_group groups[PANEL_COLUMNS / 32];
+  float scales[TOKENS];    /* group 256 alone */
+  int16_t sums[TOKENS][8]; /* group 256 alone: of the codes of each 32 columns */
+} panel;
+
+INLINE int zero_of(enum ek_type type) {
+  return type == EK_TYPE_q4_0 ? -8 : type == EK_TYPE_q5_1 || type == EK_TYPE_q5_k ? 16 : 0;
+}
+
+/* Columns of one token; the rest of a panel, of tokens that there are not, stays 0. */
+INLINE void fill_token(enum ek_type type, panel *to, size_t t, const ek_activations *x, size_t token, size_t columns,
+                       size_t first, size_t count) {
+  const size_t group = group_of(type);
+  int16_t sums[8] = {0};
+  if (group == 256) {
+    const int16_t *of_16 = x->sums + token * (columns / 16) + first / 16;
+    vst1q_s16(sums, vpaddq_s16(vld1q_s16(of_16), vld1q_s16(of_16 + 8)));
+    vst1q_s16(to->sums[t], vld1q_s16(sums));
+    to->scales[t] = x->scales[token * (columns / 256) + first / 256];
+  }
+  for (size_t g = 0; g < count / 32; g++) {
+    panel_group *at = &to->groups[g];
+    memcpy(at->codes[t], x->codes + token * columns + first + 32 * g, 32);
+    if (group == 256) {
+      vst1q_s32(at->starts[t], vdupq_n_s32(zero_of(type) * sums[g]));
+      continue;
+    }
+    const size_t i = token * (columns / 32) + first / 32 + g;
+    vst1q_s32(at->starts[t], vdupq_n_s32(x->offsets[i] / -8 * zero_of(type)));
+    at->scales[t] = x->scales[i];
+    at->sums[t] = x->scales[i] * (float)(x->offsets[i] / -8);
+  }
+}
+
+INLINE void fill_panel(enum ek_type type, panel *to, const ek_activations *x, size_t token, size_t tokens,
+                       size_t columns, size_t first, size_t count) {
+  if (tokens < TOKENS) memset(to, 0, sizeof *to);
+  for (size_t t = 0; t < tokens; t++) fill_token(type, to, t, x, token + t, columns, first, count);
+}
+
+/* Results of a stripe: of its even rows and of its odd ones, four of each. */
+typedef float tile_sums[2][TOKENS][4];
+
+/* Adds to, or where they are the first writes, out[t * stride + r] for r < rows and t < tokens, at most 8 of each. */
+static void put_sums(tile_sums sums, int first, size_t rows, size_t tokens, float *out, size_t stride) {
+  for (size_t t = 0; t < tokens; t++, out += stride) {
+    const float32x4_t even = vld1q_f32(sums[0][t]), odd = vld1q_f32(sums[1][t]);
+    stripe_sum sum = {{vzip1q_f32(even, odd), vzip2q_f32(even, odd)}};
+    if (rows >= EK_STRIPE) {
+      for (int i = 0; i < 2 && !first; i++) sum.rows[i] = vaddq_f32(sum.rows[i], vld1q_f32(out + 4 * i));
+      store_stripe(out, rows, sum);
+      continue;
+    }
+    float all[EK_STRIPE];
+    store_stripe(all, EK_STRIPE, sum);
+    for (size_t r = 0; r < rows; r++) out[r] = first ? all[r] : out[r] + all[r];
+  }
+}
+
+/* Tokens too few for a panel. */
+INLINE void gemv_tokens(ek_gemv_fn *gemv, const uint8_t *stripes, size_t rows, size_t columns, size_t group,
+                        const ek_activations *x, size_t token, size_t tokens, float *out, size_t stride) {
+  for (size_t t = token; t < token + tokens; t++) {
+    ek_activations one = {.codes = x->codes + t * columns, .scales = x->scales + t * (columns / group)};
+    if (group == 32) one.offsets = x->offsets + t * (columns / 32);
+    if (group == 256) one.sums = x->sums + t * (columns / 16);
+    gemv(stripes, rows, columns, &one, out + t * stride);
+  }
+}
+
+/* The halves of the even rows, or of the odd ones, of a stripe. */
+INLINE float32x4_t parity_halves(const uint8_t *halves, int parity) {
+  const uint32x4_t pairs = vreinterpretq_u32_u8(vld1q_u8(halves));
+  const uint16x4_t picked = vshrn_n_u32(vshlq_u32(pairs, vdupq_n_s32(parity ? 0 : 16)), 16);
+  return vcvt_f32_f16(vreinterpret_f16_u16(picked));
+}
+
+/* The even lanes, or the odd ones. */
+INLINE int32x4_t parity_lanes(int16x8_t lanes, int parity) {
+  return vshrq_n_s32(vshlq_s32(vreinterpretq_s32_s16(lanes), vdupq_n_s32(parity ? 0 : 16)), 16);
+}
+
+#endif
