@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the library and its test programs for AArch64 and runs them under qemu, once for each compiler that is here:
-#     native/tools/cross.sh [--build-only] [gcc] [clang] [zig]       PYTHON: the one that has cmake, ninja and ziglang
+#     native/tools/cross.sh [--build-only] [gcc] [clang] [zig]
+# PYTHON is the one that has cmake, ninja and ziglang, CASES the cases of each kernel.
 # Exit status 1 where a build or a test fails, 0 otherwise; what cannot be done here is said.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -42,7 +43,7 @@ for name; do
   fi
   for cpu in cortex-a72 cortex-a76 max; do
     for program in "$build"/*_test; do
-      if qemu-aarch64 -cpu "$cpu" "$program" >"$build/log" 2>&1; then
+      if qemu-aarch64 -cpu "$cpu" "$program" "${CASES:-20}" >"$build/log" 2>&1; then
         echo "$name: $(basename "$program") passed on $cpu"
       else
         cat "$build/log"
