@@ -23,9 +23,16 @@ static void nibbles(const uint8_t *bytes, int8_t *codes) {
   }
 }
 
-/* The fifth bits of 32 codes: bit j of a little-endian word is weight j's. */
+/* The fifth bits of 32 codes: bit j of a little-endian word is weight j's. Eight at a time: a byte, copied to eight and
+ * masked to bit j in byte j, carries into bit 7 where it is not 0. */
 static void fifth_bits(const uint8_t *bytes, int8_t *codes) {
-  for (int j = 0; j < 32; j++) codes[j] = (int8_t)(codes[j] | (bytes[j / 8] >> j % 8 & 1) << 4);
+  for (int i = 0; i < 4; i++) {
+    uint64_t eight, bits = bytes[i] * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
+    bits = (bits + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 3 & UINT64_C(0x1010101010101010);
+    memcpy(&eight, codes + 8 * i, 8);
+    eight |= bits;
+    memcpy(codes + 8 * i, &eight, 8);
+  }
 }
 
 static void centre(int8_t *codes, int count, int zero) {
@@ -117,8 +124,9 @@ static void unpack_q4_k(const uint8_t *block, ek_parts *parts) {
 static void unpack_q5_k(const uint8_t *block, ek_parts *parts) {
   k_scales(block, parts);
   k_nibbles(block + 48, parts->codes);
-  for (int k = 0; k < EK_SUPERBLOCK; k++) {
-    parts->codes[k] = (int8_t)(parts->codes[k] | (block[16 + k % 32] >> k / 32 & 1) << 4);
+  for (int s = 0; s < 8; s++) {
+    int8_t *codes = parts->codes + 32 * s;
+    for (int j = 0; j < 32; j++) codes[j] = (int8_t)(codes[j] | (block[16 + j] >> s & 1) << 4);
   }
 }
 
@@ -127,11 +135,13 @@ static void unpack_q5_k(const uint8_t *block, ek_parts *parts) {
 static void unpack_q6_k(const uint8_t *block, ek_parts *parts) {
   const float d = half_at(block + 208);
   for (int j = 0; j < 16; j++) parts->scales[j] = d * (float)(int8_t)block[192 + j];
-  for (int k = 0; k < EK_SUPERBLOCK; k++) {
-    const int half = k / 128, a = k % 128 / 32, j = k % 32;
-    const int low = block[64 * half + 32 * (a % 2) + j] >> 4 * (a / 2) & 15;
-    const int high = block[128 + 32 * half + j] >> 2 * a & 3;
-    parts->codes[k] = (int8_t)((low | high << 4) - 32);
+  for (int half = 0; half < 2; half++) {
+    for (int a = 0; a < 4; a++) {
+      const uint8_t *low = block + 64 * half + 32 * (a % 2), *high = block + 128 + 32 * half;
+      int8_t *codes = parts->codes + 128 * half + 32 * a;
+      for (int j = 0; j < 32; j++)
+        codes[j] = (int8_t)(((low[j] >> 4 * (a / 2) & 15) | (high[j] >> 2 * a & 3) << 4) - 32);
+    }
   }
 }
 

@@ -17,26 +17,28 @@ size_t ek_stripe_bytes(enum ek_type type, size_t columns) {
          columns / EK_SUPERBLOCK * (size_t)packing->header_bytes;
 }
 
-/* Segments are of 32 lanes, see stripe.h. */
-static void pack_tile(int bits, const uint8_t *lanes, uint8_t *tile) {
-  const uint8_t *s[8];
-  for (int i = 0; i < 8; i++) s[i] = lanes + 32 * i;
-  for (int j = 0; j < 32; j++) {
-    if (bits == 8) {
-      for (int i = 0; i < 8; i++) tile[32 * i + j] = s[i][j];
-    } else if (bits == 4) {
-      for (int i = 0; i < 4; i++) tile[32 * i + j] = (uint8_t)((s[i][j] & 15) | s[i + 4][j] << 4);
-    } else if (bits == 5) {
-      const int f = s[5][j] & 31, g = s[6][j] & 31, h = s[7][j] & 31;
-      tile[j] = (uint8_t)(s[0][j] << 3 | f >> 2);
-      tile[32 + j] = (uint8_t)(s[1][j] << 3 | (f & 3) << 1 | h >> 4);
-      tile[64 + j] = (uint8_t)(s[2][j] << 3 | g >> 2);
-      tile[96 + j] = (uint8_t)(s[3][j] << 3 | (g & 3) << 1 | (h >> 3 & 1));
-      tile[128 + j] = (uint8_t)(s[4][j] << 3 | (h & 7));
-    } else {
-      for (int i = 0; i < 8; i += 4) {
-        for (int p = 0; p < 3; p++)
-          tile[24 * i + 32 * p + j] = (uint8_t)(s[i + p][j] << 2 | (s[i + 3][j] >> (4 - 2 * p) & 3));
+/* Each of these is called with constants, so that its loops are compiled once for each packing. */
+#define INLINE static inline __attribute__((always_inline))
+
+/* From lanes in the low bits of their bytes; segments are of 32 lanes, see stripe.h. */
+INLINE void pack_tile(int bits, const uint8_t *lanes, uint8_t *tile) {
+  if (bits == 8) {
+    memcpy(tile, lanes, 256);
+  } else if (bits == 4) {
+    for (int l = 0; l < 128; l++) tile[l] = (uint8_t)((lanes[l] & 15) | lanes[128 + l] << 4);
+  } else if (bits == 5) {
+    for (int j = 0; j < 32; j++) {
+      const int f = lanes[160 + j] & 31, g = lanes[192 + j] & 31, h = lanes[224 + j] & 31;
+      const int low[5] = {f >> 2, (f & 3) << 1 | h >> 4, g >> 2, (g & 3) << 1 | (h >> 3 & 1), h & 7};
+      for (int p = 0; p < 5; p++) tile[32 * p + j] = (uint8_t)(lanes[32 * p + j] << 3 | low[p]);
+    }
+  } else {
+    for (int i = 0; i < 2; i++) {
+      for (int p = 0; p < 3; p++) {
+        for (int j = 0; j < 32; j++) {
+          const uint8_t *s = lanes + 128 * i + j;
+          tile[96 * i + 32 * p + j] = (uint8_t)(s[32 * p] << 2 | (s[96] >> (4 - 2 * p) & 3));
+        }
       }
     }
   }
@@ -69,14 +71,14 @@ typedef struct rows_at {
   const uint8_t *block[EK_STRIPE];
 } rows_at;
 
-static void put_halves(const rows_at *at, int offset, uint8_t *out) {
+INLINE void put_halves(const rows_at *at, int offset, uint8_t *out) {
   for (int r = 0; r < EK_STRIPE; r++) {
     ek_store_u16(out + 2 * r, at->block[r] ? ek_load_u16(at->block[r] + offset) : 0);
   }
 }
 
 /* Scales after tile j of a block. */
-static void put_scales(enum ek_type type, const rows_at *at, int j, uint8_t *out) {
+INLINE void put_scales(enum ek_type type, const rows_at *at, int j, uint8_t *out) {
   switch (type) {
   case EK_TYPE_q4_1:
   case EK_TYPE_q5_1:
@@ -99,7 +101,7 @@ static void put_scales(enum ek_type type, const rows_at *at, int j, uint8_t *out
   }
 }
 
-static void put_header(enum ek_type type, const rows_at *at, uint8_t *out) {
+INLINE void put_header(enum ek_type type, const rows_at *at, uint8_t *out) {
   if (type == EK_TYPE_q6_k) {
     put_halves(at, 208, out);
   } else {
@@ -108,28 +110,37 @@ static void put_header(enum ek_type type, const rows_at *at, uint8_t *out) {
   }
 }
 
-static void repack_quantised(enum ek_type type, int interleave, rows_at at, size_t columns, uint8_t *out) {
+/* The 32 columns from `k` of all rows, as lanes. */
+INLINE void gather_lanes(int interleave, const ek_parts *parts, int k, int less, uint8_t *lanes) {
+  for (int c = 0; c < 32; c += interleave) {
+    for (int r = 0; r < EK_STRIPE; r++, lanes += interleave) {
+      memcpy(lanes, parts[r].codes + k + c, (size_t)interleave);
+    }
+  }
+  lanes -= 256;
+  for (int l = 0; l < 256; l++) lanes[l] = (uint8_t)(lanes[l] - less);
+}
+
+INLINE void repack_quantised(enum ek_type type, int interleave, rows_at at, size_t columns, uint8_t *out) {
   const ek_format *format = &ek_formats[type];
-  const ek_packing *packing = &ek_packings[type];
+  const ek_packing packing = ek_packings[type];
   /* what formats unpack to, against what lanes hold */
-  const int less = type == EK_TYPE_q4_0 ? -8 : type == EK_TYPE_iq4_nl ? 0 : packing->zero;
+  const int less = type == EK_TYPE_q4_0 ? -8 : packing.zero;
+  const int block = packing.header_bytes ? EK_SUPERBLOCK : 32;
   ek_parts parts[EK_STRIPE];
   uint8_t lanes[256];
-  memset(parts, 0, sizeof parts);
-  for (size_t k = 0; k < columns; k += (size_t)format->block) {
+  memset(parts, less, sizeof parts); /* missing rows: lanes of 0 */
+  for (size_t k = 0; k < columns; k += (size_t)block) {
     for (int r = 0; r < EK_STRIPE; r++) {
       if (at.block[r]) format->unpack(at.block[r], &parts[r]);
     }
-    if (packing->header_bytes) put_header(type, &at, out);
-    out += packing->header_bytes;
-    for (int j = 0; j < format->block / 32; j++) {
-      for (size_t r = 0; r < EK_STRIPE; r++) {
-        const int8_t *codes = parts[r].codes + 32 * j;
-        for (size_t i = 0; i < 32; i++) lanes[ek_lane(interleave, r, i)] = at.block[r] ? (uint8_t)(codes[i] - less) : 0;
-      }
-      pack_tile(packing->bits, lanes, out);
-      put_scales(type, &at, j, out + packing->tile_bytes);
-      out += packing->tile_bytes + packing->after_bytes;
+    if (packing.header_bytes) put_header(type, &at, out);
+    out += packing.header_bytes;
+    for (int j = 0; j < block / 32; j++) {
+      gather_lanes(interleave, parts, 32 * j, less, lanes);
+      pack_tile(packing.bits, lanes, out);
+      put_scales(type, &at, j, out + packing.tile_bytes);
+      out += packing.tile_bytes + packing.after_bytes;
     }
     for (int r = 0; r < EK_STRIPE; r++) {
       if (at.block[r]) at.block[r] += format->block_bytes;
@@ -137,15 +148,44 @@ static void repack_quantised(enum ek_type type, int interleave, rows_at at, size
   }
 }
 
-static void repack_floats(size_t bytes, rows_at at, size_t columns, uint8_t *out) {
+INLINE void repack_floats(size_t bytes, rows_at at, size_t columns, uint8_t *out) {
+  static const uint8_t none[4];
   for (size_t k = 0; k < columns; k++) {
     for (size_t r = 0; r < EK_STRIPE; r++, out += bytes) {
-      if (at.block[r]) {
-        memcpy(out, at.block[r] + k * bytes, bytes);
-      } else {
-        memset(out, 0, bytes);
-      }
+      memcpy(out, at.block[r] ? at.block[r] + k * bytes : none, bytes);
     }
+  }
+}
+
+static void repack_stripe(enum ek_type type, int interleave, rows_at at, size_t columns, uint8_t *out) {
+  switch (type) {
+  case EK_TYPE_f32:
+    repack_floats(4, at, columns, out);
+    break;
+  case EK_TYPE_f16:
+  case EK_TYPE_bf16:
+    repack_floats(2, at, columns, out);
+    break;
+#define CASE(type)                                                                                                     \
+  case EK_TYPE_##type:                                                                                                 \
+    if (interleave == 4) {                                                                                             \
+      repack_quantised(EK_TYPE_##type, 4, at, columns, out);                                                           \
+    } else {                                                                                                           \
+      repack_quantised(EK_TYPE_##type, 16, at, columns, out);                                                          \
+    }                                                                                                                  \
+    break;
+    CASE(q8_0)
+    CASE(q4_0)
+    CASE(q4_1)
+    CASE(q5_0)
+    CASE(q5_1)
+    CASE(iq4_nl)
+    CASE(q4_k)
+    CASE(q5_k)
+    CASE(q6_k)
+#undef CASE
+  default:
+    break;
   }
 }
 
@@ -158,10 +198,6 @@ void ek_repack(enum ek_type type, int interleave, const uint8_t *blocks, size_t 
     for (size_t r = 0; r < EK_STRIPE; r++) {
       at.block[r] = EK_STRIPE * s + r < rows ? blocks + (EK_STRIPE * s + r) * row_bytes : NULL;
     }
-    if (ek_packings[type].bits) {
-      repack_quantised(type, interleave, at, columns, out);
-    } else {
-      repack_floats((size_t)format->block_bytes, at, columns, out);
-    }
+    repack_stripe(type, interleave, at, columns, out);
   }
 }
