@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 NATIVE := $(shell find native -type f)
 C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc')
 
-.PHONY: demo test bench kernel-cost cross format lint types clean
+.PHONY: demo test bench bench-kernels kernel-cost cross format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
@@ -27,6 +27,12 @@ bench: $(VENV)/.test
 	$(BIN)/edgekit quantize tests/assets/sample --bpw 4.5 -o build/bench/sample.gguf
 	$(BIN)/edgekit bench build/bench/sample.gguf --runtime llama.cpp --reps 5
 	$(BIN)/edgekit bench build/bench/sample.gguf --runtime torch --reps 5
+
+# Every kernel that this machine runs, beside what its memory and its cores can do.
+bench-kernels: $(VENV)/.native
+	$(BIN)/cmake -S native -B build/bench-kernels -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DEDGEKIT_BENCH=ON
+	$(BIN)/cmake --build build/bench-kernels
+	build/bench-kernels/bench_kernels
 
 # Instructions and a model's cycles of the ARM kernels; needs clang-19, llvm-mca-19 and the AArch64 cross compiler.
 kernel-cost: $(VENV)/.native
