@@ -54,9 +54,10 @@ INLINE int16x4_t load_minima(enum ek_type type, const uint8_t *tile, int parity)
 
 /* Minimum x sum of four rows over a superblock. */
 INLINE int32x4_t dot_minima(const int16x4_t minima[8], int16x8_t sums) {
-  int32x4_t dot = vdupq_n_s32(0);
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; j++) dot = vmlal_n_s16(dot, minima[j], sums[j]);
+  int32x4_t dot = vmull_laneq_s16(minima[0], sums, 0);
+#define ADD(j) dot = vmlal_laneq_s16(dot, minima[j], sums, j)
+  ADD(1), ADD(2), ADD(3), ADD(4), ADD(5), ADD(6), ADD(7);
+#undef ADD
   return dot;
 }
 
@@ -95,7 +96,7 @@ INLINE void gemm_256(enum ek_type type, ek_gemv_fn *gemv, const uint8_t *stripes
       continue;
     }
     for (size_t k = 0; k < columns; k += EK_SUPERBLOCK) {
-      fill_panel(type, &panel, x, t, some, columns, k, EK_SUPERBLOCK);
+      fill_panel_256(type, &panel, x, t, some, columns, k);
       const uint8_t *header = stripes + k / EK_SUPERBLOCK * superblock;
       for (size_t r = 0; r < rows; r += EK_STRIPE, header += columns / EK_SUPERBLOCK * superblock) {
         tile_sums sums;

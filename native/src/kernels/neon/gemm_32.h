@@ -54,7 +54,7 @@ INLINE void gemm_32(enum ek_type type, ek_gemv_fn *gemv, const uint8_t *stripes,
     }
     for (size_t k = 0; k < columns; k += PANEL_COLUMNS) {
       const size_t count = columns - k < PANEL_COLUMNS ? columns - k : PANEL_COLUMNS;
-      fill_panel(type, &panel, x, t, some, columns, k, count);
+      fill_panel_32(type, &panel, x, t, some, columns, k, count / 32);
       const uint8_t *tile = stripes + k / 32 * group_bytes(type);
       for (size_t r = 0; r < rows; r += EK_STRIPE, tile += bytes) {
         tile_sums sums;

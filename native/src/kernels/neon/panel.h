@@ -14,7 +14,7 @@ typedef struct panel_group {
   int8_t codes[TOKENS][32];
   int32_t starts[TOKENS][4]; /* zero x the sum of the codes, in each lane */
   float scales[TOKENS];      /* group 32 alone */
-  float sums[TOKENS];        /* group 32 alone: the sum of x, which minima multiply */
+  float sums[TOKENS];        /* group 32 alone: of x, which minima multiply */
 } panel_group;
 
 typedef struct panel {
@@ -27,35 +27,45 @@ INLINE int zero_of(enum ek_type type) {
   return type == EK_TYPE_q4_0 ? -8 : type == EK_TYPE_q5_1 || type == EK_TYPE_q5_k ? 16 : 0;
 }
 
-/* Columns of one token; the rest of a panel, of tokens that there are not, stays 0. */
-INLINE void fill_token(enum ek_type type, panel *to, size_t t, const ek_activations *x, size_t token, size_t columns,
-                       size_t first, size_t count) {
-  const size_t group = group_of(type);
-  int16_t sums[8] = {0};
-  if (group == 256) {
-    const int16_t *of_16 = x->sums + token * (columns / 16) + first / 16;
-    vst1q_s16(sums, vpaddq_s16(vld1q_s16(of_16), vld1q_s16(of_16 + 8)));
-    vst1q_s16(to->sums[t], vld1q_s16(sums));
-    to->scales[t] = x->scales[token * (columns / 256) + first / 256];
-  }
-  for (size_t g = 0; g < count / 32; g++) {
-    panel_group *at = &to->groups[g];
-    memcpy(at->codes[t], x->codes + token * columns + first + 32 * g, 32);
-    if (group == 256) {
-      vst1q_s32(at->starts[t], vdupq_n_s32(zero_of(type) * sums[g]));
-      continue;
-    }
-    const size_t i = token * (columns / 32) + first / 32 + g;
-    vst1q_s32(at->starts[t], vdupq_n_s32(x->offsets[i] / -8 * zero_of(type)));
-    at->scales[t] = x->scales[i];
-    at->sums[t] = x->scales[i] * (float)(x->offsets[i] / -8);
+/* Groups of 32 columns of one token. `sums` are of their codes. */
+INLINE void fill_codes(enum ek_type type, panel *to, size_t t, const int8_t *codes, const int32_t *sums,
+                       size_t groups) {
+  for (size_t g = 0; g < groups; g++) {
+    memcpy(to->groups[g].codes[t], codes + 32 * g, 32);
+    if (zero_of(type)) vst1q_s32(to->groups[g].starts[t], vdupq_n_s32(zero_of(type) * sums[g]));
   }
 }
 
-INLINE void fill_panel(enum ek_type type, panel *to, const ek_activations *x, size_t token, size_t tokens,
-                       size_t columns, size_t first, size_t count) {
+/* Columns first .. first + 32 * groups - 1 of `tokens` tokens from `token` on; of those that there are not, 0. */
+INLINE void fill_panel_32(enum ek_type type, panel *to, const ek_activations *x, size_t token, size_t tokens,
+                          size_t columns, size_t first, size_t groups) {
   if (tokens < TOKENS) memset(to, 0, sizeof *to);
-  for (size_t t = 0; t < tokens; t++) fill_token(type, to, t, x, token + t, columns, first, count);
+  for (size_t t = 0; t < tokens; t++) {
+    const size_t at = (token + t) * (columns / 32) + first / 32;
+    int32_t sums[PANEL_COLUMNS / 32];
+    for (size_t g = 0; g < groups; g++) {
+      sums[g] = x->offsets[at + g] / -8;
+      to->groups[g].scales[t] = x->scales[at + g];
+      to->groups[g].sums[t] = x->scales[at + g] * (float)sums[g];
+    }
+    fill_codes(type, to, t, x->codes + 32 * at, sums, groups);
+  }
+}
+
+/* The same of a superblock. */
+INLINE void fill_panel_256(enum ek_type type, panel *to, const ek_activations *x, size_t token, size_t tokens,
+                           size_t columns, size_t first) {
+  if (tokens < TOKENS) memset(to, 0, sizeof *to);
+  for (size_t t = 0; t < tokens; t++) {
+    const size_t at = (token + t) * (columns / EK_SUPERBLOCK) + first / EK_SUPERBLOCK;
+    const int16x8_t of_32 = vpaddq_s16(vld1q_s16(x->sums + 16 * at), vld1q_s16(x->sums + 16 * at + 8));
+    int32_t sums[8];
+    vst1q_s32(sums, vmovl_s16(vget_low_s16(of_32)));
+    vst1q_s32(sums + 4, vmovl_high_s16(of_32));
+    vst1q_s16(to->sums[t], of_32);
+    to->scales[t] = x->scales[at];
+    fill_codes(type, to, t, x->codes + EK_SUPERBLOCK * at, sums, 8);
+  }
 }
 
 /* Results of a stripe: of its even rows and of its odd ones, four of each. */
