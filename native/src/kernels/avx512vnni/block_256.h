@@ -4,7 +4,7 @@
 #ifndef EK_AVX512VNNI_BLOCK_256_H
 #define EK_AVX512VNNI_BLOCK_256_H
 
-#include "pairs.h"
+#include "panel.h"
 
 /* What one type is, known when its kernels are compiled. q4_k and q5_k have minima and unsigned codes; q6_k has scales
  * of 16 columns, int8, and lanes of the true code + 32. */
@@ -48,10 +48,10 @@ INLINE __m512 product_256(block_256 type, const uint8_t *a, const uint8_t *b, __
 
 #include "gemv_256.h"
 
-/* Adds scale * lane * x over `count` vectors of lanes, four columns each; the chains of dependent products of a few
- * tokens run side by side. */
+/* Adds scale * lane * x over `count` vectors of lanes, four columns each; the chains of
+ * dependent products of a few tokens run side by side. */
 INLINE void add_dots_256(const __m512i lanes[], int count, __m512i scale, const int8_t *codes, int tokens,
-                         size_t columns, __m512i sums[]) {
+                         __m512i sums[]) {
   enum { CHAINS = 4 };
   UNROLL for (int t = 0; t < tokens; t += CHAINS) {
     const int chains = tokens < CHAINS ? tokens : CHAINS;
@@ -59,13 +59,12 @@ INLINE void add_dots_256(const __m512i lanes[], int count, __m512i scale, const 
     UNROLL for (int c = 0; c < chains; c++) dot[c] = _mm512_setzero_si512();
     UNROLL for (int i = 0; i < count; i++) {
       UNROLL for (int c = 0; c < chains; c++) {
-        dot[c] = _mm512_dpbusd_epi32(dot[c], lanes[i], broadcast_codes(codes + (size_t)c * columns + 4 * i));
+        dot[c] = _mm512_dpbusd_epi32(dot[c], lanes[i], broadcast_codes(codes + (t + c) * PANEL_COLUMNS + 4 * i));
       }
     }
     UNROLL for (int c = 0; c < chains; c++) {
       sums[t + c] = _mm512_add_epi32(sums[t + c], _mm512_mullo_epi32(dot[c], scale));
     }
-    codes += CHAINS * columns;
   }
 }
 
@@ -80,42 +79,32 @@ INLINE __m512i dot_of_sums(const __m512i factors[8], const int16_t *sums) {
   return _mm512_add_epi32(dot[0], dot[1]);
 }
 
+/* A superblock, the whole width of a panel. */
 INLINE void pair_256(block_256 type, int tokens, const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns,
-                     const ek_activations *x, size_t first, float *out, size_t out_stride) {
-  const size_t step = (size_t)type.tile_bytes + 16, header = (size_t)type.header_bytes;
-  const size_t blocks = columns / EK_SUPERBLOCK;
-  const int8_t *codes = x->codes + first * columns;
-  const int16_t *code_sums = x->sums + first * (columns / 16);
-  const float *x_scales = x->scales + first * blocks;
+                     const ek_panel *x, size_t first, int add, float *out, size_t out_stride) {
+  const size_t step = (size_t)type.tile_bytes + 16;
+  __m512i sums[MOST_TOKENS], lanes[8], factors[8];
   __m512 results[MOST_TOKENS];
-  for (int t = 0; t < tokens; t++) results[t] = _mm512_setzero_ps();
-  for (size_t block = 0; block < blocks; block++) {
-    __m512i sums[MOST_TOKENS], lanes[8], factors[8];
-    UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_si512();
-    for (size_t j = 0; j < 8; j++) {
-      const size_t tile = header + j * step;
-      const scales_256 scales = load_scales_256(type, a + tile, b + tile);
-      factors[j] = scales.factors;
-      type.unpack(a + tile, b + tile, lanes);
-      if (type.is_q6_k) {
-        add_dots_256(lanes, 4, scales.front, codes, tokens, columns, sums);
-        add_dots_256(lanes + 4, 4, scales.back, codes + 16, tokens, columns, sums);
-      } else {
-        add_dots_256(lanes, 8, scales.front, codes, tokens, columns, sums);
-      }
-      codes += 32;
+  const int16_t *code_sums = x->sums[first];
+  const float *x_scales = x->scales[first];
+  UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_si512();
+  for (size_t k = 0; k < columns; k += 32) {
+    const size_t tile = (size_t)type.header_bytes + k / 32 * step;
+    const scales_256 scales = load_scales_256(type, a + tile, b + tile);
+    factors[k / 32] = scales.factors;
+    type.unpack(a + tile, b + tile, lanes);
+    if (type.is_q6_k) {
+      add_dots_256(lanes, 4, scales.front, &x->codes[first][k], tokens, sums);
+      add_dots_256(lanes + 4, 4, scales.back, &x->codes[first][k + 16], tokens, sums);
+    } else {
+      add_dots_256(lanes, 8, scales.front, &x->codes[first][k], tokens, sums);
     }
-    UNROLL for (int t = 0; t < tokens; t++) {
-      const __m512i of_sums = dot_of_sums(factors, code_sums + (size_t)t * (columns / 16));
-      const __m512 x_scale = _mm512_set1_ps(x_scales[(size_t)t * blocks]);
-      results[t] = _mm512_fmadd_ps(product_256(type, a, b, sums[t], of_sums), x_scale, results[t]);
-    }
-    a += header + 8 * step;
-    b += header + 8 * step;
-    code_sums += 16;
-    x_scales++;
   }
-  for (int t = 0; t < tokens; t++) _mm512_mask_storeu_ps(out + (size_t)t * out_stride, rows, results[t]);
+  UNROLL for (int t = 0; t < tokens; t++) {
+    const __m512 product = product_256(type, a, b, sums[t], dot_of_sums(factors, code_sums + t * 2 * PANEL_GROUPS));
+    results[t] = _mm512_mul_ps(product, _mm512_set1_ps(x_scales[t * PANEL_GROUPS]));
+  }
+  store_tokens(tokens, results, rows, add, out, out_stride);
 }
 
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */

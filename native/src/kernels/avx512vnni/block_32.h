@@ -2,7 +2,7 @@
 #ifndef EK_AVX512VNNI_BLOCK_32_H
 #define EK_AVX512VNNI_BLOCK_32_H
 
-#include "pairs.h"
+#include "panel.h"
 
 /* What one type is, known when its kernels are compiled: a lane, as `unpack` gives it, is the true code + 8 * excess.
  */
@@ -29,11 +29,11 @@ INLINE __m512 minimum_32(block_32 type, const uint8_t *a, const uint8_t *b) {
 
 #include "gemv_32.h"
 
-/* 32 columns of a pair of stripes; the chains of dependent products of a few tokens run side by side. */
-INLINE void add_products_32(block_32 type, int tokens, const uint8_t *a, const uint8_t *b, size_t columns,
-                            const int8_t *codes, const float *scales, const int32_t *offsets, __m512 sums[]) {
+/* 32 columns of a pair of stripes and of the first of some tokens of a panel; the chains of dependent products of a few
+ * tokens run side by side. */
+INLINE void add_products_32(block_32 type, int tokens, const uint8_t *a, const uint8_t *b, const int8_t *codes,
+                            const float *scales, const int32_t *offsets, __m512 sums[]) {
   enum { CHAINS = 4 };
-  const size_t groups = columns / 32;
   __m512i lanes[8];
   type.unpack(a, b, lanes);
   const __m512 scale = load_pair_halves(a + type.tile_bytes, b + type.tile_bytes);
@@ -41,38 +41,35 @@ INLINE void add_products_32(block_32 type, int tokens, const uint8_t *a, const u
   UNROLL for (int t = 0; t < tokens; t += CHAINS) {
     const int chains = tokens < CHAINS ? tokens : CHAINS;
     __m512i dot[CHAINS];
-    UNROLL for (int c = 0; c < chains; c++) dot[c] = start_32(type, _mm512_set1_epi32(offsets[(size_t)c * groups]));
+    UNROLL for (int c = 0; c < chains; c++) dot[c] = start_32(type, _mm512_set1_epi32(offsets[(t + c) * PANEL_GROUPS]));
     UNROLL for (int i = 0; i < 8; i++) {
       UNROLL for (int c = 0; c < chains; c++) {
-        dot[c] = _mm512_dpbusd_epi32(dot[c], lanes[i], broadcast_codes(codes + (size_t)c * columns + 4 * i));
+        dot[c] = _mm512_dpbusd_epi32(dot[c], lanes[i], broadcast_codes(codes + (t + c) * PANEL_COLUMNS + 4 * i));
       }
     }
     UNROLL for (int c = 0; c < chains; c++) {
       __m512 product = _mm512_cvtepi32_ps(dot[c]);
       if (type.has_minima) {
-        const __m512 offset = _mm512_cvtepi32_ps(_mm512_set1_epi32(offsets[(size_t)c * groups]));
+        const __m512 offset = _mm512_cvtepi32_ps(_mm512_set1_epi32(offsets[(t + c) * PANEL_GROUPS]));
         product = _mm512_fmadd_ps(product, scale, _mm512_mul_ps(minimum, offset));
       } else {
         product = _mm512_mul_ps(product, scale);
       }
-      sums[t + c] = _mm512_fmadd_ps(product, _mm512_set1_ps(scales[(size_t)c * groups]), sums[t + c]);
+      sums[t + c] = _mm512_fmadd_ps(product, _mm512_set1_ps(scales[(t + c) * PANEL_GROUPS]), sums[t + c]);
     }
-    codes += CHAINS * columns;
-    scales += CHAINS * groups;
-    offsets += CHAINS * groups;
   }
 }
 
 INLINE void pair_32(block_32 type, int tokens, const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns,
-                    const ek_activations *x, size_t first, float *out, size_t out_stride) {
-  const size_t step = step_32(type), groups = columns / 32;
+                    const ek_panel *x, size_t first, int add, float *out, size_t out_stride) {
+  const size_t step = step_32(type);
   __m512 sums[MOST_TOKENS];
   UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_ps();
-  for (size_t g = 0; g < groups; g++) {
-    add_products_32(type, tokens, a + g * step, b + g * step, columns, x->codes + first * columns + 32 * g,
-                    x->scales + first * groups + g, x->offsets + first * groups + g, sums);
+  for (size_t g = 0; g < columns / 32; g++) {
+    add_products_32(type, tokens, a + g * step, b + g * step, &x->codes[first][32 * g], &x->scales[first][g],
+                    &x->offsets[first][g], sums);
   }
-  UNROLL for (int t = 0; t < tokens; t++) _mm512_mask_storeu_ps(out + (size_t)t * out_stride, rows, sums[t]);
+  store_tokens(tokens, sums, rows, add, out, out_stride);
 }
 
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */

@@ -3,7 +3,7 @@
 #define EK_AVX512VNNI_FLOAT_H
 
 #include "gemv.h"
-#include "pairs.h"
+#include "panel.h"
 
 /* float, half or bfloat */
 typedef enum float_kind { FLOATS, HALVES, BFLOATS } float_kind;
@@ -38,7 +38,7 @@ INLINE void gemv_floats(float_kind kind, const uint8_t *stripes, size_t rows, si
     UNROLL for (int i = 0; i < 4; i++) sums[i] = _mm512_setzero_ps();
     size_t k = 0;
     for (; k + 16 <= columns; k += 16, stripes += 16 * step) {
-      prefetch(stripes, 16 * (int)step);
+      prefetch_next(stripes, 16 * (int)step);
       add_16_columns(kind, 16, stripes, _mm512_loadu_ps(x + k), sums);
     }
     for (; k < columns; k++, stripes += step) {
@@ -50,18 +50,18 @@ INLINE void gemv_floats(float_kind kind, const uint8_t *stripes, size_t rows, si
 }
 
 INLINE void pair_floats(float_kind kind, int tokens, const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns,
-                        const ek_activations *x, size_t first, float *out, size_t out_stride) {
+                        const ek_panel *x, size_t first, int add, float *out, size_t out_stride) {
   const size_t step = column_bytes(kind);
-  const float *values = x->values + first * columns;
+  const float *values = x->values[first];
   __m512 sums[MOST_TOKENS];
   UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_ps();
   for (size_t k = 0; k < columns; k++) {
     const __m512 weights = load_columns(kind, a + k * step, b + k * step);
     UNROLL for (int t = 0; t < tokens; t++) {
-      sums[t] = _mm512_fmadd_ps(weights, _mm512_set1_ps(values[(size_t)t * columns + k]), sums[t]);
+      sums[t] = _mm512_fmadd_ps(weights, _mm512_set1_ps(values[(size_t)t * PANEL_FLOATS + k]), sums[t]);
     }
   }
-  UNROLL for (int t = 0; t < tokens; t++) _mm512_mask_storeu_ps(out + (size_t)t * out_stride, rows, sums[t]);
+  store_tokens(tokens, sums, rows, add, out, out_stride);
 }
 
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */

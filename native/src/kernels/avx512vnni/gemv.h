@@ -10,9 +10,9 @@
 #define AHEAD 4096
 #endif
 
-/* For the `bytes` that are to be used next. A prefetch of an address that is not mapped is no fault. */
-INLINE void prefetch(const uint8_t *at, int bytes) {
-  UNROLL for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)at + AHEAD + i, _MM_HINT_T0);
+/* For the `bytes` that are to be used next. */
+INLINE void prefetch_next(const uint8_t *at, int bytes) {
+  UNROLL for (int i = 0; i < bytes; i += 64) prefetch(at, (size_t)AHEAD + (size_t)i);
 }
 
 /* Element 0 of `two` in the lower half, element 1 in the upper one. */

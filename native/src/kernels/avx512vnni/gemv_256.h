@@ -12,7 +12,7 @@ INLINE void add_superblock(block_256 type, const uint8_t *at, const int8_t *code
   at += type.header_bytes;
   for (int j = 0; j < 8; j += 2) {
     __m512i lanes[8];
-    prefetch(at, 2 * (int)step);
+    prefetch_next(at, 2 * (int)step);
     type.unpack(at, at + step, lanes);
     const scales_256 scales = load_scales_256(type, at, at + step);
     const __m512i x = _mm512_loadu_si512(codes);

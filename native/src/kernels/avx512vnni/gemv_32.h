@@ -29,7 +29,7 @@ INLINE void gemv_32(block_32 type, const uint8_t *stripes, size_t rows, size_t c
     __m512 sums = _mm512_setzero_ps();
     size_t k = 0;
     for (; k + 64 <= columns; k += 64) {
-      prefetch(stripes, 2 * (int)step);
+      prefetch_next(stripes, 2 * (int)step);
       sums = _mm512_add_ps(sums, product_32(type, stripes, stripes + step, _mm512_loadu_si512(x->codes + k),
                                             _mm_loadl_epi64((const __m128i *)(x->scales + k / 32)),
                                             _mm_loadl_epi64((const __m128i *)(x->offsets + k / 32))));

@@ -15,6 +15,11 @@
 /* For loops over arrays that are to live in registers. */
 #define UNROLL _Pragma("GCC unroll 16")
 
+/* What is `ahead` of a pointer may be beyond the end of memory, which is no fault; but no pointer can be made of it. */
+INLINE void prefetch(const uint8_t *at, size_t ahead) {
+  _mm_prefetch((const char *)((uintptr_t)at + ahead), _MM_HINT_T0);
+}
+
 /* 32 bytes of each stripe. */
 INLINE __m512i load_pair(const uint8_t *a, const uint8_t *b) {
   const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a));
