@@ -38,7 +38,7 @@ INLINE void group_rows(group_type type, const uint8_t *stripe, size_t columns, c
     UNROLL for (int i = 0; i < stripes; i++) {
       const uint8_t *tile = stripe + (size_t)i * apart;
       start = opaque(start);
-      const int32x8 dots = add_dots(&unpacking, tile, 0, group_count(lanes), code, load_starts(start));
+      const int32x8 dots = add_tile_dots(&unpacking, tile, 0, group_count(lanes), code, load_starts(start));
       const float32x8 d = load_halves(tile + tile_bytes(lanes));
       UNROLL for (int part = 0; part < 2; part++) {
         const float32x4_t product = vsubq_f32(vreinterpretq_f32_s32(dots.part[part]), zero);

@@ -1,3 +1,5 @@
-#include "groups.h"
+#include "sdot.h"
 
-GROUP_GEMV(iq4_nl, .lanes = LEVELS)
+#include "group_gemm.h"
+
+GROUP_KERNELS(iq4_nl, .lanes = LEVELS)

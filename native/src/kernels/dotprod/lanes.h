@@ -118,7 +118,7 @@ typedef struct float32x8 {
 } float32x8;
 
 /* dots + some groups of a tile times x, the tile's 32 columns. */
-INLINE int32x8 add_dots(const unpacker *u, const uint8_t *tile, int first_group, int groups, const int8x16_t x[2],
+INLINE int32x8 add_tile_dots(const unpacker *u, const uint8_t *tile, int first_group, int groups, const int8x16_t x[2],
                         int32x8 dots) {
   UNROLL for (int g = first_group; g < first_group + groups; g++) {
     UNROLL for (int part = 0; part < 2; part++) {
@@ -140,6 +140,14 @@ INLINE const void *opaque(const void *at) {
   return at;
 }
 
+/* What comes before is to be done before what comes after: compilers that mix them run out of registers. No instruction
+ * of its own. */
+INLINE void finish(int32x4_t sums[], int count) {
+  UNROLL for (int i = 0; i < count; i += 2) {
+    __asm__ volatile("" : "+w"(sums[i]), "+w"(sums[i + 1]) : : "memory");
+  }
+}
+
 /* An integer n of less than 2^22 is exactly the float with the bits MAGIC + n, less MAGIC_FLOAT. Accumulators that
  * start at MAGIC need no conversion, which is twice as slow as an addition. */
 enum { MAGIC = 0x4b400000 };
@@ -152,6 +160,8 @@ INLINE float32x8 load_halves(const uint8_t *at) {
   const float16x8_t half = vreinterpretq_f16_u8(vld1q_u8(at));
   return (float32x8){{vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half)}};
 }
+
+INLINE float32x4_t load_4_halves(const uint8_t *at) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(at))); }
 
 /* The first `rows` of 8. */
 INLINE void store_rows(float *out, size_t rows, float32x8 sums) {

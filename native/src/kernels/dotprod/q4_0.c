@@ -1,3 +1,5 @@
-#include "groups.h"
+#include "sdot.h"
 
-GROUP_GEMV(q4_0, .lanes = NIBBLES, .zero = -8)
+#include "group_gemm.h"
+
+GROUP_KERNELS(q4_0, .lanes = NIBBLES, .zero = -8)

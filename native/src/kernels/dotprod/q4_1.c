@@ -1,3 +1,5 @@
-#include "groups.h"
+#include "sdot.h"
 
-GROUP_GEMV(q4_1, .lanes = NIBBLES, .minima = 1)
+#include "group_gemm.h"
+
+GROUP_KERNELS(q4_1, .lanes = NIBBLES, .minima = 1)

@@ -1,3 +1,5 @@
-#include "groups.h"
+#include "sdot.h"
 
-GROUP_GEMV(q5_0, .lanes = FIVE)
+#include "group_gemm.h"
+
+GROUP_KERNELS(q5_0, .lanes = FIVE)

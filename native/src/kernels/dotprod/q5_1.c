@@ -1,3 +1,5 @@
-#include "groups.h"
+#include "sdot.h"
 
-GROUP_GEMV(q5_1, .lanes = FIVE, .zero = 16, .minima = 1)
+#include "group_gemm.h"
+
+GROUP_KERNELS(q5_1, .lanes = FIVE, .zero = 16, .minima = 1)

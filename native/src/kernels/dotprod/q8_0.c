@@ -1,3 +1,5 @@
-#include "groups.h"
+#include "sdot.h"
 
-GROUP_GEMV(q8_0, .lanes = BYTES)
+#include "group_gemm.h"
+
+GROUP_KERNELS(q8_0, .lanes = BYTES)

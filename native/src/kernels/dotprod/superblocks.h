@@ -46,7 +46,7 @@ INLINE int32x8 add_scaled(int32x8 sums, int32x8 dots, int32x8 scale) {
 INLINE void add_tile(const unpacker *u, const uint8_t *tile, const int8x16_t x[2], int32x8 start, int16x8_t tile_sums,
                      int j, int32x8 *products, int32x8 *minima) {
   const uint8x16_t after = vld1q_u8(tile + tile_bytes(u->lanes));
-  const int32x8 dots = add_dots(u, tile, 0, group_count(u->lanes), x, start);
+  const int32x8 dots = add_tile_dots(u, tile, 0, group_count(u->lanes), x, start);
   const int16x8_t m = vreinterpretq_s16_u16(vmovl_high_u8(after));
   *products = add_scaled(*products, dots, widen_scales(after));
   minima->part[0] = LANE_OF_8(j, vmlal_laneq_s16, minima->part[0], vget_low_s16(m), tile_sums);
@@ -61,12 +61,9 @@ INLINE void add_tile_halves(const unpacker *u, const uint8_t *tile, const int8x1
   widen_signed_scales(vld1q_u8(tile + tile_bytes(u->lanes)), scales);
   UNROLL for (int h = 0; h < 2; h++) {
     start = opaque(start);
-    *products = add_scaled(*products, add_dots(u, tile, h * half, half, x, load_starts(start)), scales[h]);
+    *products = add_scaled(*products, add_tile_dots(u, tile, h * half, half, x, load_starts(start)), scales[h]);
   }
 }
-
-/* Tiles are not to be mixed: a compiler that does runs out of registers. No instruction of its own. */
-INLINE void finish(int32x8 *sums) { __asm__ volatile("" : "+w"(sums->part[0]), "+w"(sums->part[1]) : : "memory"); }
 
 /* 8 times 16 times the sums of codes, what the zero of q5_k adds. */
 INLINE int32x4_t zero_start(const int32x4_t zeros[2], int j) { return LANE_OF_4(j % 4, vdupq_laneq_s32, zeros[j / 4]); }
@@ -99,7 +96,7 @@ INLINE float32x8 super_rows(super_type type, const uint8_t *stripe, size_t colum
       } else {
         add_tile_halves(&unpacking, tile, code, start, &products);
       }
-      finish(&products);
+      finish(products.part, 2);
     }
     const float32x8 d = load_halves(stripe), dmin = type.minima ? load_halves(stripe + 16) : d;
     UNROLL for (int part = 0; part < 2; part++) {
