@@ -38,6 +38,12 @@ bench-kernels: $(VENV)/.native
 kernel-cost: $(VENV)/.native
 	$(BIN)/python native/tools/kernel_cost.py --json build/kernel-cost.json
 
+# Every kernel that this machine runs, beside what bounds it; about two minutes, on a machine that does nothing else.
+bench-kernels: $(VENV)/.native
+	$(BIN)/cmake -S native -B build/bench-kernels -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DEDGEKIT_BENCH=ON
+	$(BIN)/cmake --build build/bench-kernels --target bench_kernels
+	build/bench-kernels/bench_kernels --json build/bench-kernels.json $(BENCH)
+
 # The library and its tests for AArch64, with each compiler that is here, under qemu.
 cross: $(VENV)/.native
 	$(PIP) ziglang
