@@ -21,13 +21,14 @@ INLINE __m256 load_column(enum floats floats, const uint8_t *at) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
 }
 
-/* Several sums, because one would wait for each multiply-add. */
-INLINE __m256 dot_columns(enum floats floats, const uint8_t *stripe, size_t columns, const float *x) {
+/* Several sums, because one would wait for each multiply-add; `ahead` where the weights come from memory. */
+INLINE __m256 dot_columns(enum floats floats, int ahead, const uint8_t *stripe, size_t columns, const float *x) {
   const size_t bytes = column_bytes(floats);
   __m256 sums[FLOAT_SUMS];
   for (int i = 0; i < FLOAT_SUMS; i++) sums[i] = _mm256_setzero_ps();
   size_t k = 0;
   for (; k + FLOAT_SUMS <= columns; k += FLOAT_SUMS) {
+    if (ahead) prefetch(stripe + k * bytes, FLOAT_SUMS * bytes);
     for (int i = 0; i < FLOAT_SUMS; i++) {
       const __m256 w = load_column(floats, stripe + (k + (size_t)i) * bytes);
       sums[i] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[k + (size_t)i]), sums[i]);
@@ -45,7 +46,7 @@ INLINE __m256 dot_columns(enum floats floats, const uint8_t *stripe, size_t colu
 INLINE void float_gemv(enum floats floats, const uint8_t *stripe, size_t rows, size_t columns, const ek_activations *x,
                        float *out) {
   for (size_t row = 0; row < rows; row += EK_STRIPE, stripe += columns * column_bytes(floats)) {
-    store_rows(out + row, rows - row, dot_columns(floats, stripe, columns, x->values));
+    store_rows(out + row, rows - row, dot_columns(floats, 1, stripe, columns, x->values));
   }
 }
 
@@ -86,7 +87,7 @@ INLINE void float_stripes(enum floats floats, int stripes, const uint8_t *stripe
     }
     for (; t < tokens; t++) {
       for (size_t s = 0; s < (size_t)stripes; s++) {
-        const __m256 sums = dot_columns(F32, (const uint8_t *)w[s], count, values + t * columns);
+        const __m256 sums = dot_columns(F32, 0, (const uint8_t *)w[s], count, values + t * columns);
         put_rows(out + t * out_stride + EK_STRIPE * s, rows - EK_STRIPE * s, first == 0, sums);
       }
     }

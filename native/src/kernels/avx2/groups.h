@@ -46,6 +46,7 @@ INLINE void group_gemv(group_type type, const uint8_t *stripe, size_t rows, size
     __m256 sum = _mm256_setzero_ps();
     for (size_t g = 0; g < columns / 32; g++, stripe += group_bytes(type)) {
       const uint8_t *scales = stripe + tile_bytes(type.lanes);
+      prefetch(stripe, group_bytes(type));
       const segments w = unpack(type.lanes, stripe);
       __m256i dot = group_start(type, x->offsets + g);
       add_dots(type.lanes, &w, ones, 1, x->codes + 32 * g, 0, &dot);

@@ -69,6 +69,7 @@ INLINE void superblock_gemv(enum lanes lanes, const uint8_t *stripe, size_t rows
       stripe += header_bytes(lanes);
 #pragma GCC unroll 1
       for (int i = 0; i < TILES; i++, stripe += tile_bytes(lanes) + 16) {
+        prefetch(stripe, tile_bytes(lanes) + 16);
         const segments w = unpack(lanes, stripe);
         const tile_scales scales = load_scales(lanes, stripe + tile_bytes(lanes));
         add_dots(lanes, &w, scales.multiplier, 1, codes + 32 * i, 0, &dot);
