@@ -82,7 +82,8 @@ INLINE void group_tokens(group_type type, const uint8_t *stripes, size_t rows, s
     for (size_t row = 0; row < rows; row += PART_ROWS) {
       const uint8_t *tile = stripes + row / EK_STRIPE * stripe_bytes + first * group_bytes(type);
       group_chunk(type, tile, (int)(row / PART_ROWS % 2), some, panel, tokens, sums);
-      put_sums(sums, 1.0f / (float)lane_factor(type.lanes), tokens, rows - row, count, first > 0, out + row, out_stride);
+      put_sums(sums, 1.0f / (float)lane_factor(type.lanes), tokens, rows - row, count, first > 0, out + row,
+               out_stride);
     }
   }
 }

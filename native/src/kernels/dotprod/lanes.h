@@ -119,7 +119,7 @@ typedef struct float32x8 {
 
 /* dots + some groups of a tile times x, the tile's 32 columns. */
 INLINE int32x8 add_tile_dots(const unpacker *u, const uint8_t *tile, int first_group, int groups, const int8x16_t x[2],
-                        int32x8 dots) {
+                             int32x8 dots) {
   UNROLL for (int g = first_group; g < first_group + groups; g++) {
     UNROLL for (int part = 0; part < 2; part++) {
       int8x16_t w[8];
@@ -143,9 +143,7 @@ INLINE const void *opaque(const void *at) {
 /* What comes before is to be done before what comes after: compilers that mix them run out of registers. No instruction
  * of its own. */
 INLINE void finish(int32x4_t sums[], int count) {
-  UNROLL for (int i = 0; i < count; i += 2) {
-    __asm__ volatile("" : "+w"(sums[i]), "+w"(sums[i + 1]) : : "memory");
-  }
+  UNROLL for (int i = 0; i < count; i += 2) { __asm__ volatile("" : "+w"(sums[i]), "+w"(sums[i + 1]) : : "memory"); }
 }
 
 /* An integer n of less than 2^22 is exactly the float with the bits MAGIC + n, less MAGIC_FLOAT. Accumulators that

@@ -1,3 +1,5 @@
-#include "superblocks.h"
+#include "sdot.h"
 
-SUPER_GEMV(q4_k, .lanes = NIBBLES, .minima = 1)
+#include "super_gemm.h"
+
+SUPER_KERNELS(q4_k, .lanes = NIBBLES, .minima = 1)

@@ -1,3 +1,5 @@
-#include "superblocks.h"
+#include "sdot.h"
 
-SUPER_GEMV(q5_k, .lanes = FIVE, .zero = 16, .minima = 1)
+#include "super_gemm.h"
+
+SUPER_KERNELS(q5_k, .lanes = FIVE, .zero = 16, .minima = 1)

@@ -1,3 +1,5 @@
-#include "superblocks.h"
+#include "sdot.h"
 
-SUPER_GEMV(q6_k, .lanes = SIX)
+#include "super_gemm.h"
+
+SUPER_KERNELS(q6_k, .lanes = SIX)

@@ -43,9 +43,7 @@ INLINE void add_panel_dots(const unpacker *u, const uint8_t *tile, int part, int
       const int8_t *at = codes + 4 * tokens * group_segment(u->lanes, g, j);
       UNROLL for (int t = 0; t < tokens; t += 4) {
         const int8x16_t x = vld1q_s8(at + 4 * t);
-        UNROLL for (int i = 0; i < 4; i++) {
-          dots[t + i] = LANE_OF_4(i, vdotq_laneq_s32, dots[t + i], w[j], x);
-        }
+        UNROLL for (int i = 0; i < 4; i++) { dots[t + i] = LANE_OF_4(i, vdotq_laneq_s32, dots[t + i], w[j], x); }
       }
       finish(dots, tokens);
     }
