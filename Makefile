@@ -28,12 +28,6 @@ bench: $(VENV)/.test
 	$(BIN)/edgekit bench build/bench/sample.gguf --runtime llama.cpp --reps 5
 	$(BIN)/edgekit bench build/bench/sample.gguf --runtime torch --reps 5
 
-# Every kernel that this machine runs, beside what its memory and its cores can do.
-bench-kernels: $(VENV)/.native
-	$(BIN)/cmake -S native -B build/bench-kernels -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DEDGEKIT_BENCH=ON
-	$(BIN)/cmake --build build/bench-kernels
-	build/bench-kernels/bench_kernels
-
 # Instructions and a model's cycles of the ARM kernels; needs clang-19, llvm-mca-19 and the AArch64 cross compiler.
 kernel-cost: $(VENV)/.native
 	$(BIN)/python native/tools/kernel_cost.py --json build/kernel-cost.json

@@ -4,9 +4,11 @@
 
 #include <string.h>
 
-/* A task is 32 rows, and of many tokens so many that their codes stay in a core's own cache: the cut depends on the
- * shape alone, so that results do not depend on the threads. */
-enum { TASK_ROWS = 32, TASK_STRIPES = TASK_ROWS / EK_STRIPE, CHUNK_BYTES = 256 << 10, CHUNK_TOKENS = 16 };
+/* A task is 32 to 128 rows, more where that leaves enough tasks, since gemm reorders its vectors for each; and of many
+ * tokens so many that their codes stay in a core's own cache. The cut depends on the shape alone, so that results do
+ * not depend on the threads. */
+enum { LEAST_ROWS = 32, MOST_ROWS = 128, ENOUGH_TASKS = 64, CHUNK_BYTES = 256 << 10, CHUNK_TOKENS = 16 };
+enum { PACK_ROWS = 32, PACK_STRIPES = PACK_ROWS / EK_STRIPE };
 
 static size_t ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
 
@@ -39,8 +41,8 @@ static void pack_task(void *context, size_t index, unsigned worker) {
   (void)worker;
   const packing *job = context;
   const ek_matrix *m = &job->matrix;
-  const size_t stripes = ceil_div(m->rows, EK_STRIPE), first = index * TASK_STRIPES;
-  const size_t count = stripes - first < TASK_STRIPES ? stripes - first : TASK_STRIPES;
+  const size_t stripes = ceil_div(m->rows, EK_STRIPE), first = index * PACK_STRIPES;
+  const size_t count = stripes - first < PACK_STRIPES ? stripes - first : PACK_STRIPES;
   uint8_t *out = job->packed + first * ek_stripe_bytes(m->type, m->columns);
   ek_repack(m->type, m->interleave, job->blocks, m->rows, m->columns, first, count, out);
 }
@@ -53,7 +55,7 @@ ek_status ek_matrix_pack(const ek_kernels *kernels, ek_pool *pool, enum ek_type 
   if (!kernels || !blocks || !packed || block_bytes != wanted) return EK_BAD_ARGUMENT;
   packing job = {{type, rows, columns, kernels->interleave, packed}, blocks, packed};
   *matrix = job.matrix;
-  return ek_pool_run(pool, pack_task, &job, ceil_div(rows, TASK_ROWS));
+  return ek_pool_run(pool, pack_task, &job, ceil_div(rows, PACK_ROWS));
 }
 
 /* --- vectors --- */
@@ -125,7 +127,7 @@ typedef struct multiplication {
   const ek_product *products;
   const ek_activations *x;
   size_t tokens, chunk, columns, group;
-  size_t row_tasks; /* of all products */
+  size_t task_rows, row_tasks; /* of all products */
 } multiplication;
 
 static ek_activations from_token(const multiplication *job, size_t token) {
@@ -149,11 +151,12 @@ static void multiply_task(void *context, size_t index, unsigned worker) {
   const ek_product *product = job->products;
   const size_t token = index / job->row_tasks * job->chunk;
   size_t row_task = index % job->row_tasks;
-  for (; row_task >= ceil_div(product->matrix->rows, TASK_ROWS); product++) {
-    row_task -= ceil_div(product->matrix->rows, TASK_ROWS);
+  for (; row_task >= ceil_div(product->matrix->rows, job->task_rows); product++) {
+    row_task -= ceil_div(product->matrix->rows, job->task_rows);
   }
   const ek_matrix *m = product->matrix;
-  const size_t first = row_task * TASK_ROWS, rows = m->rows - first < TASK_ROWS ? m->rows - first : TASK_ROWS;
+  const size_t first = row_task * job->task_rows, left = m->rows - first;
+  const size_t rows = left < job->task_rows ? left : job->task_rows;
   const uint8_t *stripes = m->stripes + first / EK_STRIPE * ek_stripe_bytes(m->type, m->columns);
   const ek_activations x = from_token(job, token);
   if (job->tokens == 1) {
@@ -187,19 +190,31 @@ static size_t chunk_of(size_t group, size_t columns) {
   return fit ? fit : CHUNK_TOKENS;
 }
 
+static size_t count_row_tasks(const ek_product *products, size_t count, size_t task_rows) {
+  size_t tasks = 0;
+  for (size_t i = 0; i < count; i++) tasks += ceil_div(products[i].matrix->rows, task_rows);
+  return tasks;
+}
+
 ek_status ek_matmul(const ek_kernels *kernels, ek_pool *pool, const ek_product *products, size_t count,
                     const ek_activations *x, size_t tokens) {
   if (!kernels || !products || !x || count == 0 || count > EK_MOST_PRODUCTS || tokens == 0) return EK_BAD_ARGUMENT;
-  if (!products[0].matrix) return EK_BAD_ARGUMENT;
+  if (!products[0].matrix || !is_type(products[0].matrix->type)) return EK_BAD_ARGUMENT;
   const ek_matrix *first = products[0].matrix;
-  size_t row_tasks = 0, tasks;
   for (size_t i = 0; i < count; i++) {
     const ek_status status = check_product(kernels, &products[i], first, x, tokens);
     if (status != EK_OK) return status;
-    row_tasks += ceil_div(products[i].matrix->rows, TASK_ROWS);
   }
-  const size_t group = ek_activation_group(first->type), chunk = tokens == 1 ? 1 : chunk_of(group, first->columns);
-  if (times(row_tasks, ceil_div(tokens, chunk), &tasks)) return EK_BAD_ARGUMENT;
-  multiplication job = {kernels, products, x, tokens, chunk, first->columns, group, row_tasks};
+  multiplication job = {.kernels = kernels, .products = products, .x = x, .tokens = tokens, .columns = first->columns};
+  job.group = ek_activation_group(first->type);
+  job.chunk = tokens == 1 ? 1 : chunk_of(job.group, first->columns);
+  const size_t chunks = ceil_div(tokens, job.chunk);
+  job.task_rows = MOST_ROWS;
+  while (job.task_rows > LEAST_ROWS && count_row_tasks(products, count, job.task_rows) * chunks < ENOUGH_TASKS) {
+    job.task_rows /= 2;
+  }
+  job.row_tasks = count_row_tasks(products, count, job.task_rows);
+  size_t tasks;
+  if (times(job.row_tasks, chunks, &tasks)) return EK_BAD_ARGUMENT;
   return ek_pool_run(pool, multiply_task, &job, tasks);
 }

@@ -154,7 +154,8 @@ static enum ek_type another_type(check_rng *rng, const job *j) {
   }
 }
 
-/* Every type comes first in some of the cases; some have so many tokens that the driver cuts them. */
+/* Every type comes first in some of the cases; some have so many tokens or rows that the driver
+ * cuts them otherwise. */
 static int test_level(ek_level level, int cases) {
   int done = 0;
   for (int number = 0; number < cases; number++) {
@@ -169,11 +170,16 @@ static int test_level(ek_level level, int cases) {
       j.columns = 2048;
       j.tokens = (j.group ? 128 : 32) + (size_t)check_below(&rng, 20);
     }
-    const int products = number % 16 == 5 ? 1 : 1 + check_below(&rng, PRODUCTS);
+    const int many_rows = number % 16 == 9, products = number % 16 == 5 ? 1 : 1 + check_below(&rng, PRODUCTS);
+    if (many_rows) {
+      j.columns = j.group ? j.group : 32;
+      j.tokens = 1 + j.tokens % 4;
+    }
     check_case("driver %s, case %d: %d products, first %s, %zu columns, %zu tokens", ek_level_name(level), number,
                products, ek_formats[type].name, j.columns, j.tokens);
     for (int i = 0; i < products; i++) {
-      add_matrix(&rng, &j, i ? another_type(&rng, &j) : type, (size_t)(1 + check_below(&rng, i ? 100 : 40)));
+      add_matrix(&rng, &j, i ? another_type(&rng, &j) : type,
+                 (size_t)(1 + check_below(&rng, i ? 100 : 40) + 8000 * (many_rows && i == 0)));
     }
     add_vectors(&rng, &j);
     run(&j);
