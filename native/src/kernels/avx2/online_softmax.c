@@ -3,15 +3,11 @@
 
 #include <math.h>
 
-/* The largest score, or NaN where there is one. */
+/* The largest score that is no NaN; one that is makes the sum NaN. */
 static inline float most_of(const float *scores, size_t count, float maximum) {
-  vf most = vf_set(maximum), nan = _mm256_cmp_ps(most, most, _CMP_UNORD_Q);
-  for (size_t i = 0; i < count; i += EK_LANES) {
-    const vf x = vf_load(scores + i);
-    most = vf_max(x, most);
-    nan = _mm256_or_ps(nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  }
-  return _mm256_movemask_ps(nan) ? NAN : vf_most(most);
+  vf most = vf_set(maximum);
+  for (size_t i = 0; i < count; i += EK_LANES) most = vf_max(vf_load(scores + i), most);
+  return vf_most(most);
 }
 
 float ek_online_softmax_f32_avx2(float *scores, size_t count, float *maximum, float *sum, float *factor) {
