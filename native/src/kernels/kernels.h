@@ -30,7 +30,7 @@ enum { EK_STRIPE = 8 };
 
 /* Positions in a block of the attention cache (cache_block.h); blocks that a kernel takes at once, and dimensions of a
  * head, at most. */
-enum { EK_CACHE_BLOCK = 16, EK_CACHE_TILE = 8, EK_MOST_HEAD_DIMS = 512 };
+enum { EK_CACHE_BLOCK = 16, EK_CACHE_TILE = 16, EK_MOST_HEAD_DIMS = 512 };
 
 /* Vectors to multiply with, `tokens` rows of `columns`. Which members are set follows from the weights' type, see
  * ek_activation_group: 0 only `values`, 32 and 256 the others. */
@@ -56,8 +56,9 @@ typedef void ek_scores_fn(const uint8_t *const *blocks, size_t count, size_t dim
                           size_t query_count, float *scores);
 
 /* One step of the online softmax (Milakov and Gimelshein, 2018, arXiv:1805.02867) over `count` more scores, in place:
- * *maximum grows to m, and scores become weights of which factor * weight = exp(score - m); *sum is rescaled and grows
- * by those terms. Returns exp(old maximum - m), by which what was accumulated so far is to be multiplied. A score of
+ * *maximum grows to m, and scores become weights of which factor * weight = 2^(score - m); *sum is rescaled and grows
+ * by those terms. Scores are in base 2: exp's are multiplied by log2(e) in the queries' scale, which costs nothing.
+ * Returns 2^(old maximum - m), by which what was accumulated so far is to be multiplied. A score of
  * -infinity is masked out; *maximum starts as -infinity and *sum as 0. count is a multiple of 16, at most 16 *
  * EK_CACHE_TILE. Weights are for `values` of the same level: float, but half, in the first half of the scores' memory,
  * at levels that imply dotprod. */

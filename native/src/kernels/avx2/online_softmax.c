@@ -16,11 +16,11 @@ float ek_online_softmax_f32_avx2(float *scores, size_t count, float *maximum, fl
   const vf less = vf_set(most == -INFINITY ? 0 : most);
   vf sums = vf_set(0);
   for (size_t i = 0; i < count; i += EK_LANES) {
-    const vf e = ek_exp_nonpositive(vf_load(scores + i) - less);
+    const vf e = ek_exp2_nonpositive(vf_load(scores + i) - less);
     vf_store(scores + i, e);
     sums = sums + e;
   }
-  const float keep = most == -INFINITY ? 1 : _mm256_cvtss_f32(ek_exp_nonpositive(vf_set(*maximum) - less));
+  const float keep = most == -INFINITY ? 1 : _mm256_cvtss_f32(ek_exp2_nonpositive(vf_set(*maximum) - less));
   *maximum = most;
   *sum = *sum * keep + vf_sum(sums);
   *factor = 1;

@@ -65,10 +65,10 @@ float ek_online_softmax_f32_scalar(float *scores, size_t count, float *maximum, 
     for (size_t i = 0; i < count; i++) scores[i] = 0;
     return 1;
   }
-  const double keep = exp((double)*maximum - most);
+  const double keep = exp2((double)*maximum - most);
   double terms = 0;
   for (size_t i = 0; i < count; i++) {
-    const double term = exp((double)scores[i] - most);
+    const double term = exp2((double)scores[i] - most);
     terms += term;
     scores[i] = (float)term;
   }
