@@ -4,11 +4,9 @@
 
 #include "rows.h"
 
-INLINE int has_minima(enum ek_type type) { return type == EK_TYPE_q4_1 || type == EK_TYPE_q5_1; }
-
 INLINE size_t group_bytes(enum ek_type type) { return tile_bytes(type) + (has_minima(type) ? 32 : 16); }
 
-/* `offset` is -8 times the sum of the codes of x, so that the zero of q4_0 is -8 and those of q5_1 16. */
+/* `offset` is -8 times the sum of the codes of x: what the zero of q4_0 adds; that of q5_1 is 16. */
 INLINE int32x4_t quad_dots(enum ek_type type, quad q, pair x, int32_t offset) {
   if (!is_narrow(type)) return wide_dots(q, x);
   if (type == EK_TYPE_q4_0) return vpadalq_s16(vdupq_n_s32(offset), narrow_dots(q, x));

@@ -23,17 +23,10 @@ typedef struct panel {
   int16_t sums[TOKENS][8]; /* group 256 alone: of the codes of each 32 columns */
 } panel;
 
-INLINE int zero_of(enum ek_type type) {
-  return type == EK_TYPE_q4_0 ? -8 : type == EK_TYPE_q5_1 || type == EK_TYPE_q5_k ? 16 : 0;
-}
-
-/* Groups of 32 columns of one token. `sums` are of their codes. */
-INLINE void fill_codes(enum ek_type type, panel *to, size_t t, const int8_t *codes, const int32_t *sums,
-                       size_t groups) {
-  for (size_t g = 0; g < groups; g++) {
-    memcpy(to->groups[g].codes[t], codes + 32 * g, 32);
-    if (zero_of(type)) vst1q_s32(to->groups[g].starts[t], vdupq_n_s32(zero_of(type) * sums[g]));
-  }
+/* 32 codes of token t; start is zero x their sum. */
+INLINE void fill_codes(enum ek_type type, panel_group *to, size_t t, const int8_t *codes, int32_t start) {
+  memcpy(to->codes[t], codes, 32);
+  if (zero_of(type)) vst1q_s32(to->starts[t], vdupq_n_s32(start));
 }
 
 /* Columns first .. first + 32 * groups - 1 of `tokens` tokens from `token` on; of those that there are not, 0. */
@@ -42,13 +35,13 @@ INLINE void fill_panel_32(enum ek_type type, panel *to, const ek_activations *x,
   if (tokens < TOKENS) memset(to, 0, sizeof *to);
   for (size_t t = 0; t < tokens; t++) {
     const size_t at = (token + t) * (columns / 32) + first / 32;
-    int32_t sums[PANEL_COLUMNS / 32];
     for (size_t g = 0; g < groups; g++) {
-      sums[g] = x->offsets[at + g] / -8;
-      to->groups[g].scales[t] = x->scales[at + g];
-      to->groups[g].sums[t] = x->scales[at + g] * (float)sums[g];
+      const float scale = x->scales[at + g];
+      const int32_t offset = x->offsets[at + g]; /* -8 x the sum of the codes */
+      fill_codes(type, &to->groups[g], t, x->codes + 32 * (at + g), zero_of(type) < 0 ? offset : -2 * offset);
+      to->groups[g].scales[t] = scale;
+      if (has_minima(type)) to->groups[g].sums[t] = scale * ((float)offset * -0.125f);
     }
-    fill_codes(type, to, t, x->codes + 32 * at, sums, groups);
   }
 }
 
@@ -59,12 +52,11 @@ INLINE void fill_panel_256(enum ek_type type, panel *to, const ek_activations *x
   for (size_t t = 0; t < tokens; t++) {
     const size_t at = (token + t) * (columns / EK_SUPERBLOCK) + first / EK_SUPERBLOCK;
     const int16x8_t of_32 = vpaddq_s16(vld1q_s16(x->sums + 16 * at), vld1q_s16(x->sums + 16 * at + 8));
-    int32_t sums[8];
-    vst1q_s32(sums, vmovl_s16(vget_low_s16(of_32)));
-    vst1q_s32(sums + 4, vmovl_high_s16(of_32));
     vst1q_s16(to->sums[t], of_32);
     to->scales[t] = x->scales[at];
-    fill_codes(type, to, t, x->codes + EK_SUPERBLOCK * at, sums, 8);
+    for (size_t g = 0; g < 8; g++) {
+      fill_codes(type, &to->groups[g], t, x->codes + EK_SUPERBLOCK * at + 32 * g, zero_of(type) * to->sums[t][g]);
+    }
   }
 }
 

@@ -15,7 +15,7 @@
  * tokens at once, and spill. */
 #define KEEP_ORDER(vector) __asm__ volatile("" : "+w"(vector))
 
-/* ek_packings and levels as constants, by which the parts below are folded away. */
+/* What ek_packings says, as constants where the type is one: what a type does not need is folded away. */
 INLINE int bits_of(enum ek_type type) {
   switch (type) {
   case EK_TYPE_q8_0:
@@ -34,13 +34,16 @@ INLINE int bits_of(enum ek_type type) {
 /* Whether 16 products with an activation of at most 127 fit 16 bits: 16 x 15 x 127 and 16 x 16 x 127 do. */
 INLINE int is_narrow(enum ek_type type) { return bits_of(type) <= 5 && type != EK_TYPE_iq4_nl; }
 
-/* Bytes of codes of 8 rows x 32 columns, and the bytes of scales after them. */
+/* Codes of 8 rows x 32 columns. */
 INLINE size_t tile_bytes(enum ek_type type) { return (size_t)bits_of(type) * 32; }
 
-/* ek_activation_group, and how many bytes a stripe has for as many columns. */
-INLINE size_t group_of(enum ek_type type) {
-  return type == EK_TYPE_q4_k || type == EK_TYPE_q5_k || type == EK_TYPE_q6_k ? 256 : 32;
+/* What is added to a lane. */
+INLINE int zero_of(enum ek_type type) {
+  return type == EK_TYPE_q4_0 ? -8 : type == EK_TYPE_q5_1 || type == EK_TYPE_q5_k ? 16 : 0;
 }
+
+/* Whether each group of 32 has halves to add to its weights. */
+INLINE int has_minima(enum ek_type type) { return type == EK_TYPE_q4_1 || type == EK_TYPE_q5_1; }
 
 /* Four rows x 32 columns: columns 0 .. 15 of each, and 16 .. 31. */
 typedef struct quad {
@@ -64,6 +67,8 @@ INLINE quad unpack_4(const uint8_t *tile, int first, int step) {
   return q;
 }
 
+/* A Cortex-A72 takes three operations for a tbl of 16 bytes, and for the two of 8 bytes and the move that would replace
+ * it. */
 INLINE quad unpack_iq4_nl(const uint8_t *tile, int first, int step) {
   const int8x16_t levels = vld1q_s8(ek_iq4_nl_levels);
   quad q = unpack_4(tile, first, step);
