@@ -12,7 +12,7 @@ enum { MOST_QUERIES = 4 };
 #define FOR_QUERIES(kernel, query_count, ...)                                                                          \
   do {                                                                                                                 \
     size_t first = 0;                                                                                                  \
-    for (; first + 4 <= (query_count); first += 4) kernel(4, first, __VA_ARGS__);                                      \
+    for (; first + MOST_QUERIES <= (query_count); first += MOST_QUERIES) kernel(MOST_QUERIES, first, __VA_ARGS__);     \
     switch ((query_count) - first) {                                                                                   \
     case 3:                                                                                                            \
       kernel(3, first, __VA_ARGS__);                                                                                   \

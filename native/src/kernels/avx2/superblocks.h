@@ -6,22 +6,18 @@
 
 #include "dot.h"
 
-/* Tokens at once in gemm. */
-#ifndef SUPERBLOCK_TOKENS
-#define SUPERBLOCK_TOKENS 4
-#endif
-
-enum { HEADER_SCALE = 16, TILES = EK_SUPERBLOCK / 32 };
+/* Bytes of a header's scales, tiles of a superblock, and tokens at once in gemm, each with a sum and a run of it. */
+enum { HEADER_SCALE = 16, TILES = EK_SUPERBLOCK / 32, SUPERBLOCK_TOKENS = 4 };
 
 INLINE size_t header_bytes(enum lanes lanes) { return lanes == SIX_BITS ? HEADER_SCALE : 2 * HEADER_SCALE; }
 
 /* The scales of a tile, each row's as pairs of int16 in its word. */
 typedef struct tile_scales {
   __m256i multiplier[2]; /* of columns 0 .. 15 and of 16 .. 31, twice each */
-  __m256i less;          /* what multiplies the sums of 16 codes and is taken away */
+  __m256i less;          /* for the sums of each 16 codes; the product is taken away */
 } tile_scales;
 
-/* Bytes a + row and b + row of each row, in the upper (lower) halves of its int16 pair. */
+/* Bytes a + row and b + row for each row, as the upper bytes of the two int16 of its word. */
 INLINE __m256i upper_bytes(__m256i bytes, int a, int b) {
   const __m256i rows = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i from = _mm256_or_si256(_mm256_slli_epi32(_mm256_add_epi32(rows, _mm256_set1_epi32(a)), 8),
@@ -43,7 +39,7 @@ INLINE tile_scales load_scales(enum lanes lanes, const uint8_t *at) {
   return scales;
 }
 
-/* out = x's scale * (d * dot - dmin * less), where q6_k's less is of d. */
+/* sum += x's scale * (d * dot - dmin * less), but d for dmin with q6_k. */
 INLINE __m256 add_superblock(enum lanes lanes, const uint8_t *header, __m256i dot, __m256i less, float scale,
                              __m256 sum) {
   const __m256 scales = _mm256_set1_ps(scale), d = _mm256_mul_ps(load_halves(header), scales);
