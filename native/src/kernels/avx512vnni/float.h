@@ -11,22 +11,31 @@ typedef enum float_kind { FLOATS, HALVES, BFLOATS } float_kind;
 /* Bytes of 8 values. */
 INLINE size_t column_bytes(float_kind kind) { return kind == FLOATS ? 32 : 16; }
 
-/* 8 values of a and 8 of b. */
-INLINE __m512 load_columns(float_kind kind, const uint8_t *a, const uint8_t *b) {
-  if (kind == FLOATS) return _mm512_castsi512_ps(load_pair(a, b));
-  if (kind == HALVES) return load_pair_halves(a, b);
-  const __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a));
-  const __m256i both = _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)b), 1);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(both), 16));
+INLINE __m512 float_of_halves(float_kind kind, __m256i halves) {
+  if (kind == HALVES) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-/* 16 columns of a stripe, of which `count` are there, two in a vector. */
-INLINE void add_16_columns(float_kind kind, int count, const uint8_t *at, __m512 x, __m512 sums[4]) {
-  const size_t step = column_bytes(kind);
+/* A column of a, and in the upper half one of b. */
+INLINE __m512 load_columns(float_kind kind, const uint8_t *a, const uint8_t *b) {
+  if (kind == FLOATS) return _mm512_castsi512_ps(load_pair(a, b));
+  const __m256i low = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a));
+  return float_of_halves(kind, _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)b), 1));
+}
+
+/* Two columns, one after the other. */
+INLINE __m512 load_two_columns(float_kind kind, const uint8_t *at) {
+  if (kind == FLOATS) return _mm512_loadu_ps(at);
+  return float_of_halves(kind, _mm256_loadu_si256((const __m256i *)at));
+}
+
+/* 16 columns of a stripe in pairs; the halves of sums are of the even columns and of the odd ones. */
+INLINE void add_16_columns(float_kind kind, const uint8_t *at, __m512 x, __m512 sums[4]) {
   const __m512i upper = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1);
-  UNROLL for (int i = 0; i < count; i += 2, at += 2 * step) {
-    const __m512 two = _mm512_permutexvar_ps(_mm512_add_epi32(upper, _mm512_set1_epi32(i)), x);
-    sums[i / 2 % 4] = _mm512_fmadd_ps(load_columns(kind, at, at + step), two, sums[i / 2 % 4]);
+  UNROLL for (int i = 0; i < 8; i++) {
+    const __m512 two = _mm512_permutexvar_ps(_mm512_add_epi32(upper, _mm512_set1_epi32(2 * i)), x);
+    const __m512 weights = load_two_columns(kind, at + 2 * (size_t)i * column_bytes(kind));
+    sums[i % 4] = _mm512_fmadd_ps(weights, two, sums[i % 4]);
   }
 }
 
@@ -39,7 +48,7 @@ INLINE void gemv_floats(float_kind kind, const uint8_t *stripes, size_t rows, si
     size_t k = 0;
     for (; k + 16 <= columns; k += 16, stripes += 16 * step) {
       prefetch_next(stripes, 16 * (int)step);
-      add_16_columns(kind, 16, stripes, _mm512_loadu_ps(x + k), sums);
+      add_16_columns(kind, stripes, _mm512_loadu_ps(x + k), sums);
     }
     for (; k < columns; k++, stripes += step) {
       const __m512 product = _mm512_mul_ps(load_columns(kind, stripes, stripes), _mm512_set1_ps(x[k]));

@@ -5,10 +5,8 @@
 
 #include "lanes.h"
 
-/* How far ahead of its use memory is asked for; found by measuring. */
-#ifndef AHEAD
-#define AHEAD 4096
-#endif
+/* How far ahead of its use memory is asked for. On a Zen 5 at 4 KiB 5 % less is reached, at 1 KiB 15 % less. */
+enum { AHEAD = 6144 };
 
 /* For the `bytes` that are to be used next. */
 INLINE void prefetch_next(const uint8_t *at, int bytes) {
