@@ -110,7 +110,7 @@ INLINE void pair_256(block_256 type, int tokens, const uint8_t *a, const uint8_t
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */
 #define BLOCK_256_KERNELS(name, ...)                                                                                   \
   static const block_256 type = __VA_ARGS__;                                                                           \
-  GEMM_OF_PAIRS(name, pair_256, type)                                                                                  \
+  GEMM_OF_PAIRS(name, pair_256, type, 1)                                                                               \
   void ek_gemv_##name##_avx512vnni(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,       \
                                    float *out) {                                                                       \
     gemv_256(type, stripes, rows, columns, x, out);                                                                    \

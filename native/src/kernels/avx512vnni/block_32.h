@@ -14,13 +14,6 @@ typedef struct block_32 {
 /* From one tile to the next. */
 INLINE size_t step_32(block_32 type) { return (size_t)type.tile_bytes + (type.has_minima ? 32 : 16); }
 
-/* What a dot product starts with to come out as that of true codes, from offsets, -8 times the sum of activations. */
-INLINE __m512i start_32(block_32 type, __m512i offset) {
-  if (type.excess == 16) return _mm512_slli_epi32(offset, 4);
-  if (type.excess == 2) return _mm512_slli_epi32(offset, 1);
-  return type.excess ? offset : _mm512_setzero_si512();
-}
-
 /* -1/8 of the halves m of two tiles: what multiplies offsets. */
 INLINE __m512 minimum_32(block_32 type, const uint8_t *a, const uint8_t *b) {
   const __m512 m = load_pair_halves(a + type.tile_bytes + 16, b + type.tile_bytes + 16);
@@ -41,7 +34,9 @@ INLINE void add_products_32(block_32 type, int tokens, const uint8_t *a, const u
   UNROLL for (int t = 0; t < tokens; t += CHAINS) {
     const int chains = tokens < CHAINS ? tokens : CHAINS;
     __m512i dot[CHAINS];
-    UNROLL for (int c = 0; c < chains; c++) dot[c] = start_32(type, _mm512_set1_epi32(offsets[(t + c) * PANEL_GROUPS]));
+    UNROLL for (int c = 0; c < chains; c++) {
+      dot[c] = type.excess ? _mm512_set1_epi32(offsets[(t + c) * PANEL_GROUPS]) : _mm512_setzero_si512();
+    }
     UNROLL for (int i = 0; i < 8; i++) {
       UNROLL for (int c = 0; c < chains; c++) {
         dot[c] = _mm512_dpbusd_epi32(dot[c], lanes[i], broadcast_codes(codes + (t + c) * PANEL_COLUMNS + 4 * i));
@@ -75,7 +70,7 @@ INLINE void pair_32(block_32 type, int tokens, const uint8_t *a, const uint8_t *
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */
 #define BLOCK_32_KERNELS(name, ...)                                                                                    \
   static const block_32 type = __VA_ARGS__;                                                                            \
-  GEMM_OF_PAIRS(name, pair_32, type)                                                                                   \
+  GEMM_OF_PAIRS(name, pair_32, type, type.excess ? type.excess : 1)                                                    \
   void ek_gemv_##name##_avx512vnni(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,       \
                                    float *out) {                                                                       \
     gemv_32(type, stripes, rows, columns, x, out);                                                                     \

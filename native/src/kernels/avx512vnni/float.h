@@ -75,7 +75,7 @@ INLINE void pair_floats(float_kind kind, int tokens, const uint8_t *a, const uin
 
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */
 #define FLOAT_KERNELS(name, kind)                                                                                      \
-  GEMM_OF_PAIRS(name, pair_floats, kind)                                                                               \
+  GEMM_OF_PAIRS(name, pair_floats, kind, 1)                                                                            \
   void ek_gemv_##name##_avx512vnni(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,       \
                                    float *out) {                                                                       \
     gemv_floats(kind, stripes, rows, columns, x->values, out);                                                         \

@@ -4,6 +4,13 @@
 
 #include "gemv.h"
 
+/* What a dot product starts with to come out as that of true codes, from offsets, -8 times the sum of activations. */
+INLINE __m512i start_32(block_32 type, __m512i offset) {
+  if (type.excess == 16) return _mm512_slli_epi32(offset, 4);
+  if (type.excess == 2) return _mm512_slli_epi32(offset, 1);
+  return type.excess ? offset : _mm512_setzero_si512();
+}
+
 /* Tiles a and b times their activations. */
 INLINE __m512 product_32(block_32 type, const uint8_t *a, const uint8_t *b, __m512i codes, __m128i scales,
                          __m128i offsets) {

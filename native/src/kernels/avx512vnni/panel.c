@@ -3,8 +3,8 @@
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 /* `columns` from k on of `tokens` from `first` on, of x with `stride` columns. */
-static void fill(ek_panel *panel, size_t group, const ek_activations *x, size_t stride, size_t first, size_t tokens,
-                 size_t k, size_t columns) {
+static void fill(ek_panel *panel, size_t group, int offset_factor, const ek_activations *x, size_t stride, size_t first,
+                 size_t tokens, size_t k, size_t columns) {
   for (size_t t = 0; t < tokens; t++) {
     const size_t at = (first + t) * stride + k;
     if (group == 0) {
@@ -14,7 +14,7 @@ static void fill(ek_panel *panel, size_t group, const ek_activations *x, size_t 
     memcpy(panel->codes[t], x->codes + at, columns);
     memcpy(panel->scales[t], x->scales + at / group, columns / group * sizeof(float));
     if (group == 32) {
-      memcpy(panel->offsets[t], x->offsets + at / 32, columns / 32 * sizeof(int32_t));
+      for (size_t g = 0; g < columns / 32; g++) panel->offsets[t][g] = offset_factor * x->offsets[at / 32 + g];
     } else {
       memcpy(panel->sums[t], x->sums + at / 16, columns / 16 * sizeof(int16_t));
     }
@@ -49,7 +49,7 @@ void ek_gemm_of_pairs_avx512vnni(enum ek_type type, ek_pair_kernels kernels, con
     for (size_t k = 0; k < columns; k += most) {
       const size_t panel_columns = least(most, columns - k), bytes = ek_stripe_bytes(type, panel_columns);
       const uint8_t *a = stripes + ek_stripe_bytes(type, k);
-      fill(&panel, group, x, columns, t, panel_tokens, k, panel_columns);
+      fill(&panel, group, kernels.offset_factor, x, columns, t, panel_tokens, k, panel_columns);
       for (size_t row = 0; row < rows; row += 2 * EK_STRIPE, a += 2 * stripe_bytes) {
         const uint8_t *b = row + EK_STRIPE < rows ? a + stripe_bytes : a;
         const __mmask16 mask = (__mmask16)((1u << least(rows - row, 2 * EK_STRIPE)) - 1);

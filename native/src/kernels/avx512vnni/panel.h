@@ -15,7 +15,7 @@ enum {
   PANEL_FLOATS = 64, /* columns, of the types that multiply floats */
 };
 
-/* As in ek_activations. */
+/* As in ek_activations, but for offsets, which are multiplied as the type wants them. */
 typedef struct ek_panel {
   union {
     int8_t codes[PANEL_TOKENS][PANEL_COLUMNS];
@@ -37,9 +37,10 @@ enum { MOST_TOKENS = 16, SOME_TOKENS = 4 };
 typedef void ek_pair_fn(const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns, const ek_panel *x,
                         size_t first, int add, float *out, size_t out_stride);
 
-/* A type's functions for MOST_TOKENS, SOME_TOKENS and one. */
+/* A type's functions for MOST_TOKENS, SOME_TOKENS and one, and what its offsets are multiplied by. */
 typedef struct ek_pair_kernels {
   ek_pair_fn *most, *some, *one;
+  int offset_factor;
 } ek_pair_kernels;
 
 void ek_gemm_of_pairs_avx512vnni(enum ek_type type, ek_pair_kernels kernels, const uint8_t *stripes, size_t rows,
@@ -54,7 +55,7 @@ INLINE void store_tokens(int tokens, const __m512 sums[], __mmask16 rows, int ad
 
 /* ek_gemm_<name>_avx512vnni from `pair`, an inline function: an ek_pair_fn with what the type is and the number of
  * tokens before its arguments. */
-#define GEMM_OF_PAIRS(name, pair, type)                                                                                \
+#define GEMM_OF_PAIRS(name, pair, type, offset_factor)                                                                 \
   static void most(const uint8_t *a, const uint8_t *b, __mmask16 rows, size_t columns, const ek_panel *x,              \
                    size_t first, int add, float *out, size_t out_stride) {                                             \
     pair(type, MOST_TOKENS, a, b, rows, columns, x, first, add, out, out_stride);                                      \
@@ -69,8 +70,8 @@ INLINE void store_tokens(int tokens, const __m512 sums[], __mmask16 rows, int ad
   }                                                                                                                    \
   void ek_gemm_##name##_avx512vnni(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,       \
                                    size_t tokens, float *out, size_t out_stride) {                                     \
-    ek_gemm_of_pairs_avx512vnni(EK_TYPE_##name, (ek_pair_kernels){most, some, one}, stripes, rows, columns, x, tokens, \
-                                out, out_stride);                                                                      \
+    ek_gemm_of_pairs_avx512vnni(EK_TYPE_##name, (ek_pair_kernels){most, some, one, offset_factor}, stripes, rows,      \
+                                columns, x, tokens, out, out_stride);                                                  \
   }
 
 #endif
