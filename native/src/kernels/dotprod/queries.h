@@ -1,30 +1,11 @@
-/* What attention's kernels share. Queries are taken four at a time, so that what is loaded and unpacked of a block
- * serves the query heads of a group. */
+/* What attention's kernels of this level share. */
 #ifndef EK_DOTPROD_QUERIES_H
 #define EK_DOTPROD_QUERIES_H
 
-#include "../cache_block.h"
+#include "../queries.h"
 #include "lanes.h"
 
 #include "../../half.h"
-
-enum { MOST_QUERIES = 4, GROUP = 32 };
-
-/* Calls kernel(n, first, ...) for the queries first .. first + n - 1, with n a constant. */
-#define FOR_QUERIES(kernel, query_count, ...)                                                                          \
-  do {                                                                                                                 \
-    size_t first = 0;                                                                                                  \
-    for (; first + 4 <= (query_count); first += 4) kernel(4, first, __VA_ARGS__);                                      \
-    if ((query_count) - first == 3) kernel(3, first, __VA_ARGS__);                                                     \
-    if ((query_count) - first == 2) kernel(2, first, __VA_ARGS__);                                                     \
-    if ((query_count) - first == 1) kernel(1, first, __VA_ARGS__);                                                     \
-  } while (0)
-
-/* Hot loops are counted for four queries, see cost.h. */
-#define COUNTED(n, blocks) ((n) == MOST_QUERIES ? (blocks) : 0)
-
-INLINE size_t code_bytes(enum ek_type type) { return type == EK_TYPE_q4_0 ? 256 : 512; }
-INLINE size_t group_bytes(enum ek_type type) { return type == EK_TYPE_f16 ? 1024 : code_bytes(type) + 32; }
 
 /* Lanes in vectors of 16: vector j of a block's 32. Signed nibbles are unpacked to the top of a byte, 16 times too
  * large, which saves what their sign would take. */

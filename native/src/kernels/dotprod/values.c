@@ -7,7 +7,6 @@
 #include <string.h>
 
 /* Of the queries, at the positions of one block: high bytes, then low ones. */
-enum { BLOCK_COST = EK_CACHE_BLOCK * MOST_QUERIES };
 typedef int8_t weight_bytes[MOST_QUERIES][2][EK_CACHE_BLOCK];
 
 /* 2^shift as two factors that half can hold, for the largest |scale| of a group in [2^-shift, 2^(1 - shift)). */
