@@ -2,21 +2,39 @@
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
+/* Nearly always all of a row, whose size the compiler knows. */
+INLINE void copy(void *row, const void *from, size_t bytes, size_t row_bytes) {
+  if (bytes == row_bytes) {
+    memcpy(row, from, row_bytes);
+  } else {
+    memcpy(row, from, bytes);
+  }
+}
+
+INLINE void copy_offsets(int32_t row[PANEL_GROUPS], const int32_t *from, size_t count, int factor) {
+  if (count == PANEL_GROUPS) {
+    for (size_t g = 0; g < PANEL_GROUPS; g++) row[g] = factor * from[g];
+  } else {
+    for (size_t g = 0; g < count; g++) row[g] = factor * from[g];
+  }
+}
+
 /* `columns` from k on of `tokens` from `first` on, of x with `stride` columns. */
 static void fill(ek_panel *panel, size_t group, int offset_factor, const ek_activations *x, size_t stride, size_t first,
                  size_t tokens, size_t k, size_t columns) {
   for (size_t t = 0; t < tokens; t++) {
     const size_t at = (first + t) * stride + k;
     if (group == 0) {
-      memcpy(panel->values[t], x->values + at, columns * sizeof(float));
+      copy(panel->values[t], x->values + at, columns * sizeof(float), sizeof panel->values[t]);
       continue;
     }
-    memcpy(panel->codes[t], x->codes + at, columns);
-    memcpy(panel->scales[t], x->scales + at / group, columns / group * sizeof(float));
+    copy(panel->codes[t], x->codes + at, columns, sizeof panel->codes[t]);
     if (group == 32) {
-      for (size_t g = 0; g < columns / 32; g++) panel->offsets[t][g] = offset_factor * x->offsets[at / 32 + g];
+      copy(panel->scales[t], x->scales + at / 32, columns / 32 * sizeof(float), sizeof panel->scales[t]);
+      copy_offsets(panel->offsets[t], x->offsets + at / 32, columns / 32, offset_factor);
     } else {
-      memcpy(panel->sums[t], x->sums + at / 16, columns / 16 * sizeof(int16_t));
+      panel->scales[t][0] = x->scales[at / EK_SUPERBLOCK];
+      copy(panel->sums[t], x->sums + at / 16, columns / 16 * sizeof(int16_t), sizeof panel->sums[t]);
     }
   }
 }
