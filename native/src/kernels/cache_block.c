@@ -50,6 +50,7 @@ static float scale_of(enum ek_type type, const float *x) {
 }
 
 static int code_of(enum ek_type type, float x, float inverse) {
+  if (inverse == 0) return 0; /* x may be no number that an int can hold */
   if (type == EK_TYPE_q8_0) return (int)roundf(x * inverse);
   const int code = (int)(x * inverse + 8.5f);
   return (code < 15 ? code : 15) - 8;
