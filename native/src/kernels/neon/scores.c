@@ -64,7 +64,8 @@ INLINE void score_quad(int n, enum ek_type type, const uint8_t *lanes, const uin
     const quad k = load_quad(type, lanes);
     const float32x4_t d = vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(scales)));
     UNROLL for (int h = 0; h < n; h++) {
-      const int32x4_t dots = dots_of(type, &k, vld1q_s8(query->codes[h]), vld1q_s8(query->codes[h] + 16));
+      int32x4_t dots = dots_of(type, &k, vld1q_s8(query->codes[h]), vld1q_s8(query->codes[h] + 16));
+      KEEP_ORDER(dots);
       sums[h] = vfmaq_f32(sums[h], vcvtq_f32_s32(dots), vmulq_n_f32(d, query->scales[h]));
     }
     lanes += group_bytes(type);
