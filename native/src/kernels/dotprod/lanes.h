@@ -143,7 +143,14 @@ INLINE const void *opaque(const void *at) {
 /* What comes before is to be done before what comes after: compilers that mix them run out of registers. No instruction
  * of its own. */
 INLINE void finish(int32x4_t sums[], int count) {
-  UNROLL for (int i = 0; i < count; i += 2) { __asm__ volatile("" : "+w"(sums[i]), "+w"(sums[i + 1]) : : "memory"); }
+#ifdef __clang__
+  UNROLL for (int i = 0; i < count; i += 2) {
+    __asm__ volatile("" : "+w"(sums[i]), "+w"(sums[i + 1]) : : "memory");
+  }
+#else
+  (void)sums;
+  (void)count;
+#endif
 }
 
 /* An integer n of less than 2^22 is exactly the float with the bits MAGIC + n, less MAGIC_FLOAT. Accumulators that
