@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ THREADED = tuple(
 
 # Options of each build. The sanitizers stop at the first finding.
 BUILDS = {
-    "native": (),
+    "native": ("-DEDGEKIT_BENCH=ON",),
     "address": ("-DEDGEKIT_SANITIZE=address,undefined",),
     "thread": ("-DEDGEKIT_SANITIZE=thread",),
     "arm": (f"-DCMAKE_TOOLCHAIN_FILE={NATIVE}/cmake/aarch64-linux-gnu.cmake", "-DCMAKE_EXE_LINKER_FLAGS=-static"),
@@ -119,6 +121,29 @@ def test_a_level_that_is_missing_is_skipped_and_nothing_tested_fails() -> None:
     assert result.returncode == SKIPPED
     assert foreign in result.stdout
     assert run(built("native") / "matmul_test", "sse9").returncode == 2
+
+
+def test_the_benchmark_measures_every_row(tmp_path: Path) -> None:
+    here = levels(demand(run(built("native") / "matmul_test", "scalar", "1"))).split()
+    listed = (NATIVE / "src" / "kernels" / "kernels.inc").read_text()
+    rows = re.findall(r"^EK_KERNEL\((\w+), (\w+), (\w+)\)", listed, re.MULTILINE)
+    path = tmp_path / "bench.json"
+    output = demand(run(built("native") / "bench_kernels", "--emulated", "--seconds", "0.001", "--json", path))
+    assert output.startswith("EMULATED")
+    result = json.loads(path.read_text())
+    assert result["emulated"] is True
+    measured = [(row["operation"], row["type"], row["level"]) for row in result["rows"]]
+    assert measured == [row for row in rows if row[2] in here]
+    for row in result["rows"]:
+        assert row.get("gb_per_s_best", row.get("gop_per_s_best", 0)) > 0, row
+        assert row["operation"] not in ("gemv", "scores", "values") or row["limit_gb_per_s_best"] > 0
+        assert row["operation"] != "gemm" or row["level"] == "scalar" or row["limit_gop_per_s_best"] > 0
+
+
+def test_the_benchmark_refuses_what_it_cannot_do() -> None:
+    bench = built("native") / "bench_kernels"
+    for wrong in (("--level", "sse9"), ("--operation", "gemx"), ("--type", "q3_k"), ("--seconds", "x"), ("more",)):
+        assert run(bench, *wrong).returncode == 2
 
 
 def test_no_mutable_state() -> None:

@@ -1,5 +1,5 @@
-/* The parts of attention over a cache larger than the last cache: four query heads a KV head of 128 dimensions, tiles
- * of 128 positions, as attention.c takes them. */
+/* The parts of attention over a cache larger than the last cache: four query heads to a KV head of 128 dimensions, as
+ * many positions at a time as attention.c takes. */
 #include "bench.h"
 
 #include "kernels/cache_block.h"
@@ -85,10 +85,10 @@ static void bench_tiles(const bench_machine *machine, const bench_row *row, benc
     abort();
   make_weights(&j);
   make_cache(&j, most);
-  j.tiles = most < 64 ? most : 64;
+  j.tiles = most < 8 ? most : 8;
   run_tiles(&j);
   const double once = bench_once(run_tiles, &j) / (double)j.tiles;
-  j.tiles = once * (double)most < 0.4 ? most : (size_t)(0.03 / once) + 1;
+  j.tiles = once * (double)most < machine->seconds ? most : (size_t)(machine->seconds / 16 / once) + 1;
   bench_interleaved(run_tiles, read_tiles, &j, machine->seconds, &result->time, &result->limit_time);
   result->bytes = result->limit_amount = (double)(j.tiles * TILE * j.block_bytes);
   result->operations = 2.0 * DIMS * QUERIES * (double)(j.tiles * TILE_POSITIONS);

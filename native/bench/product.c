@@ -71,15 +71,15 @@ static void *make_vectors(job *j, size_t group, size_t columns, float **values) 
   return memory;
 }
 
-/* All rows, or of a kernel that would take long as many as take about 30 ms, by those that all start with. */
+/* All rows, or of a slow kernel as many as it does in a sixteenth of the time, by those that all start with. */
 static void choose_rows(job *j, size_t most) {
   double once = bench_once(multiply, j);
   for (int i = 0; i < 4; i++) {
     const double again = bench_once(multiply, j);
     if (again < once) once = again;
   }
-  const size_t fit = (size_t)(0.03 / once) * SAME_ROWS;
-  const int is_long = once * (double)most / SAME_ROWS > 0.4;
+  const size_t fit = (size_t)(j->machine->seconds / 16 / once) * SAME_ROWS;
+  const int is_long = once * (double)most / SAME_ROWS > j->machine->seconds;
   j->matrix.rows = !is_long ? most : fit < SAME_ROWS ? SAME_ROWS : fit;
   j->matrix_bytes = j->matrix.rows / EK_STRIPE * ek_stripe_bytes(j->matrix.type, j->matrix.columns);
 }
