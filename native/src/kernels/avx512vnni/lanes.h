@@ -15,7 +15,7 @@
 /* For loops over arrays that are to live in registers. */
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* What is `ahead` of a pointer may be beyond the end of memory, which is no fault; but no pointer can be made of it. */
+/* What lies `ahead` may be beyond the end of the weights: a prefetch of it is no fault, a pointer to it would be. */
 INLINE void prefetch(const uint8_t *at, size_t ahead) {
   _mm_prefetch((const char *)((uintptr_t)at + ahead), _MM_HINT_T0);
 }

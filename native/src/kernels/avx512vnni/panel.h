@@ -1,8 +1,8 @@
 /* gemm, 16 rows at a time: pairs of stripes, which are the lanes of a vector, times a panel of activations.
  *
  * A panel is some columns of some tokens, copied to where they lie close together. It stays in the first-level cache
- * while all rows pass by; left where they are, tokens that are a multiple of 4096 bytes apart would evict one another.
- */
+ * while all rows pass by. Left where they are, tokens that are a multiple of 4096 bytes apart evict one another: of
+ * q4_0 with 4096 columns that cost a quarter. */
 #ifndef EK_AVX512VNNI_PANEL_H
 #define EK_AVX512VNNI_PANEL_H
 
