@@ -4,7 +4,7 @@
 
 #include "kernels/kernels.h"
 #include "pool.h"
-#include "status.h"
+#include "error.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -150,7 +150,7 @@ Matrix<float> decode(const std::string &name, const Array &blocks, size_t column
     nb::gil_scoped_release released;
     if (count) {
       split(count, threads, [&](size_t first, size_t number) {
-        ek_decode(&format, data + first * static_cast<size_t>(format.block_bytes), number,
+        ek_dequantise(&format, data + first * static_cast<size_t>(format.block_bytes), number,
                   out + first * static_cast<size_t>(format.block));
       });
     }

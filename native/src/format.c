@@ -184,7 +184,7 @@ static void decode_block(const ek_format *format, const ek_parts *parts, float *
   }
 }
 
-void ek_decode(const ek_format *format, const uint8_t *blocks, size_t count, float *values) {
+void ek_dequantise(const ek_format *format, const uint8_t *blocks, size_t count, float *values) {
   if (format->widen) {
     for (size_t i = 0; i < count; i++) values[i] = format->widen(blocks + i * (size_t)format->block_bytes);
     return;

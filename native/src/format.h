@@ -65,7 +65,7 @@ void ek_k_scale(const uint8_t *packed, int j, uint8_t *scale, uint8_t *minimum);
 const ek_format *ek_format_find(const char *name);
 
 /* values (count * block) from blocks (count * block_bytes); bit for bit what ggml's own dequantisation gives. */
-void ek_decode(const ek_format *format, const uint8_t *blocks, size_t count, float *values);
+void ek_dequantise(const ek_format *format, const uint8_t *blocks, size_t count, float *values);
 
 /* codes (count * block), scales and minima (count * block / group); minima is not touched where the format has none.
  * Not for the float formats. */

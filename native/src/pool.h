@@ -6,7 +6,7 @@
 #ifndef EK_POOL_H
 #define EK_POOL_H
 
-#include "status.h"
+#include "error.h"
 
 #include <stddef.h>
 

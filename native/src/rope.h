@@ -2,7 +2,7 @@
 #ifndef EK_ROPE_H
 #define EK_ROPE_H
 
-#include "status.h"
+#include "error.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -71,7 +71,7 @@ static void add_matrix(check_rng *rng, job *j, enum ek_type type, size_t rows) {
   ek_repack(type, j->kernels.interleave, blocks, rows, j->columns, 0, (rows + 7) / 8, at_once);
   CHECK(memcmp(at_once, j->packed[i], j->packed_bytes[i]) == 0);
   float *weights = malloc(rows * j->columns * sizeof *weights);
-  ek_decode(&ek_formats[type], blocks, rows * blocks_per_row, weights);
+  ek_dequantise(&ek_formats[type], blocks, rows * blocks_per_row, weights);
   for (size_t k = 0; k < rows * j->columns; k++) j->largest[i] = fmaxf(j->largest[i], fabsf(weights[k]));
   free(weights);
   free(at_once);

@@ -167,7 +167,7 @@ static void decode_row(const product *p, int row, float *weights, float *sizes) 
   const ek_format *format = &ek_formats[p->type];
   const size_t count = (size_t)(p->columns / format->block);
   const uint8_t *blocks = p->blocks + (size_t)row * row_bytes(p);
-  ek_decode(format, blocks, count, weights);
+  ek_dequantise(format, blocks, count, weights);
   for (int k = 0; k < p->columns; k++) sizes[k] = fabsf(weights[k]);
   for (size_t b = 0; format->has_minima && b < count; b++) {
     ek_parts parts;

@@ -14,7 +14,7 @@ typedef struct product {
 } product;
 
 /* Case `number` of a type, packed with that interleave; the expected product is a dense one in float64 of the weights
- * that ek_decode gives. */
+ * that ek_dequantise gives. */
 product product_new(enum ek_type type, int is_gemm, int number, int interleave);
 void product_free(product *p);
 

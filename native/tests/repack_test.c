@@ -21,7 +21,7 @@ static size_t row_bytes(const matrix *m) {
 
 static float half_at(const uint8_t *at) { return ek_float_of_half(ek_load_u16(at)); }
 
-/* The weights of a tile's row r (0 .. 7), in float32 and in the order of operations of ek_decode. */
+/* The weights of a tile's row r (0 .. 7), in float32 and in the order of operations of ek_dequantise. */
 static void tile_row(const matrix *m, const uint8_t *header, const uint8_t *tile, size_t r, float *weights) {
   const ek_packing *packing = &ek_packings[m->type];
   const uint8_t *after = tile + packing->tile_bytes;
@@ -72,7 +72,7 @@ static void check_weights(const matrix *m) {
   float *expected = calloc(2 * m->columns, sizeof(float)), *actual = expected + m->columns;
   for (size_t row = 0; row < m->stripes * EK_STRIPE; row++) {
     if (row < m->rows) {
-      ek_decode(format, m->blocks.data + row * row_bytes(m), m->columns / (size_t)format->block, expected);
+      ek_dequantise(format, m->blocks.data + row * row_bytes(m), m->columns / (size_t)format->block, expected);
     } else {
       memset(expected, 0, m->columns * sizeof(float));
     }

@@ -1,0 +1,66 @@
+/* The attention cache of several sequences: blocks of 16 positions for each layer and KV head, given out as tokens come
+ * and taken back when no sequence holds them.
+ *
+ * Full layers keep all positions. Sliding layers keep the last `window` before the next token and let go of blocks that
+ * have passed out of it. A fork shares blocks; who writes to a shared one gets his own copy first. Each slot has the
+ * original position of what it holds, apart from where it lies, so that positions can be dropped for each head alone.
+ */
+#ifndef EK_CACHE_H
+#define EK_CACHE_H
+
+#include "attention.h"
+#include "model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ek_cache ek_cache;
+
+typedef struct ek_cache_params {
+  enum ek_type key_type, value_type; /* f16, q8_0, q4_0; f32 both for comparisons, blocks float [16][padded_dim] */
+  uint32_t positions, sequences;
+} ek_cache_params;
+
+/* Keeps pointers into the model. Tables are allocated here, blocks when they are needed. */
+ek_status ek_cache_create(const ek_model *model, const ek_cache_params *params, ek_cache **cache);
+void ek_cache_free(ek_cache *cache);
+
+/* Tokens so far: the position of the next one. */
+uint64_t ek_cache_length(const ek_cache *cache, uint32_t sequence);
+
+/* Whether `count` more tokens fit in a sequence: EK_OK or EK_CACHE_FULL (with its sentence). */
+ek_status ek_cache_fits(const ek_cache *cache, uint32_t sequence, size_t count);
+
+/* Makes room for `count` <= EK_CACHE_STEP tokens at the sequence's end in all layers: allocates blocks and copies
+ * shared ones that will be written to, or does nothing at all: EK_NO_MEMORY. Sliding layers hold window + EK_CACHE_STEP
+ * positions at most while they are written to. */
+enum { EK_CACHE_STEP = 128 };
+ek_status ek_cache_reserve(ek_cache *cache, uint32_t sequence, size_t count);
+
+/* Stores the key and value (kv_heads, padded_dim each) of the token `index` (0 .. count - 1) of the reserved ones, in
+ * one layer. Different tokens of a layer may share a block: one thread stores all tokens of a KV head. */
+void ek_cache_store_head(ek_cache *cache, uint32_t sequence, uint32_t layer, uint32_t kv_head, size_t index,
+                         const float *key, const float *value);
+
+/* The blocks of a layer for ek_attention_run, with the reserved positions among them (slots not written to yet have
+ * position -1 until ek_cache_store_head). Valid until the cache's next change. */
+void ek_cache_view(ek_cache *cache, uint32_t sequence, uint32_t layer, ek_attention_cache *view);
+
+/* The reserved tokens become part of the sequence; sliding layers let go of what no later token can see. */
+void ek_cache_commit(ek_cache *cache, uint32_t sequence, size_t count);
+/* The reserved tokens are dropped. */
+void ek_cache_abandon(ek_cache *cache, uint32_t sequence);
+
+/* As ek_sequence_truncate and ek_sequence_fork of edgekit.h. */
+ek_status ek_cache_truncate(ek_cache *cache, uint32_t sequence, uint64_t length);
+ek_status ek_cache_fork(ek_cache *cache, uint32_t from, uint32_t to);
+
+/* Exact: blocks, tables, positions, the free list's blocks too. */
+void ek_cache_bytes(const ek_cache *cache, uint64_t *allocated, uint64_t *peak, uint64_t *shared);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
