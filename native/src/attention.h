@@ -2,9 +2,9 @@
 #ifndef EK_ATTENTION_H
 #define EK_ATTENTION_H
 
+#include "error.h"
 #include "kernels/kernels.h"
 #include "pool.h"
-#include "error.h"
 
 #ifdef __cplusplus
 extern "C" {

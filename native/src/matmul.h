@@ -2,9 +2,9 @@
 #ifndef EK_MATMUL_H
 #define EK_MATMUL_H
 
+#include "error.h"
 #include "kernels/kernels.h"
 #include "pool.h"
-#include "error.h"
 
 #ifdef __cplusplus
 extern "C" {
