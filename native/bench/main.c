@@ -115,7 +115,7 @@ static void print_head(const bench_machine *machine, int count) {
 
 static double rate(double amount, double seconds) { return amount / seconds * 1e-9; }
 
-static void print_result(const bench_row *row, const bench_result *r) {
+static void print_result(const bench_machine *machine, const bench_row *row, const bench_result *r) {
   const int by_bytes = r->limit ? r->limited_by_bytes : r->bytes > 0;
   const double amount = by_bytes ? r->bytes : r->operations;
   const char *unit = by_bytes ? "GB/s" : "GOP/s";
@@ -126,7 +126,7 @@ static void print_result(const bench_row *row, const bench_result *r) {
     printf(" %5.1f %%  %.1f %s %s", 100 * rate(amount, r->time.best) / limit, limit, unit, r->limit);
   }
   if (by_bytes && r->operations > 0) printf(", %.1f GOP/s", rate(r->operations, r->time.best));
-  printf("\n");
+  printf("%s\n", machine->emulated ? " (emulated)" : "");
 }
 
 /* --- JSON: all strings are our own or the processor's name, which has no quotes or backslashes to escape --- */
@@ -211,7 +211,7 @@ int main(int argc, char **argv) {
     if (isatty(STDERR_FILENO)) fprintf(stderr, "%d of %d ...\r", done + 1, count);
     bench_result result = {.bytes = 0};
     measure(&machine, &rows[i], &result);
-    print_result(&rows[i], &result);
+    print_result(&machine, &rows[i], &result);
     if (json) put_result(json, done == 0, &rows[i], &result);
     done++;
   }
