@@ -51,7 +51,7 @@ INLINE void group_chunk(group_type type, const uint8_t *tile, int part, size_t g
       const int32_t *start = type.zero ? panel->starts + 4 * a : magic;
       UNROLL for (int i = 0; i < 2; i++) dots[a + i] = vld1q_s32(start + 4 * i);
     }
-    add_panel_dots(&unpacking, tile, part, 0, group_count(type.lanes), panel->codes, tokens, dots);
+    add_panel_dots(&unpacking, tile, part, 0, bundle_count(type.lanes), panel->codes, tokens, dots);
     float32x4_t scales[TOKEN_VECTORS], code_sums[TOKEN_VECTORS];
     UNROLL for (int i = 0; i < TOKEN_VECTORS; i++) scales[i] = vld1q_f32(panel->scales + 4 * i);
     UNROLL for (int a = 0; a < tokens; a += 2) {

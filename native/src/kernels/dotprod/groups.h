@@ -8,7 +8,7 @@ typedef struct group_type {
   enum ek_type type;
   enum lanes lanes;
   int zero;
-  int minima;
+  int minima; /* whether there is an m */
 } group_type;
 
 INLINE size_t group_bytes(group_type type) { return tile_bytes(type.lanes) + (type.minima ? 32 : 16); }
@@ -35,10 +35,12 @@ INLINE void group_rows(group_type type, const uint8_t *stripe, size_t columns, c
     const float scale = scales[k];
     const float32x4_t zero =
         vreinterpretq_f32_s32(vdupq_n_s32(zero_offsets(type) ? MAGIC - zero_offsets(type) * offsets[k] : MAGIC));
+    const float codes_sum = type.minima ? scale * -0.125f * (float)(offsets[k] * lane_factor(lanes)) : 0;
     UNROLL for (int i = 0; i < stripes; i++) {
       const uint8_t *tile = stripe + (size_t)i * apart;
       start = opaque(start);
-      const int32x8 dots = add_tile_dots(&unpacking, tile, 0, group_count(lanes), code, load_starts(start));
+      int32x8 dots = add_tile_dots(&unpacking, tile, 0, bundle_count(lanes), code, load_starts(start));
+      finish(dots.part, 2);
       const float32x8 d = load_halves(tile + tile_bytes(lanes));
       UNROLL for (int part = 0; part < 2; part++) {
         const float32x4_t product = vsubq_f32(vreinterpretq_f32_s32(dots.part[part]), zero);
@@ -47,7 +49,6 @@ INLINE void group_rows(group_type type, const uint8_t *stripe, size_t columns, c
       }
       if (type.minima) {
         const float32x8 m = load_halves(tile + tile_bytes(lanes) + 16);
-        const float codes_sum = scale * (float)(offsets[k] * -lane_factor(lanes)) * 0.125f;
         UNROLL for (int part = 0; part < 2; part++) {
           sums[i].part[part] = vfmaq_n_f32(sums[i].part[part], m.part[part], codes_sum);
         }
@@ -64,16 +65,15 @@ INLINE void group_gemv(group_type type, const uint8_t *stripes, size_t rows, siz
                        float *out) {
   const size_t stripe_bytes = columns / 32 * group_bytes(type);
   float32x8 sums[2];
-  size_t row = 0;
-  for (; rows - row > EK_STRIPE; row += 2 * EK_STRIPE, stripes += 2 * stripe_bytes) {
-    group_rows(type, stripes, columns, x, 2, sums);
-    store_rows(out + row, EK_STRIPE, sums[0]);
-    store_rows(out + row + EK_STRIPE, rows - row - EK_STRIPE, sums[1]);
-    if (rows - row <= 2 * EK_STRIPE) return;
-  }
-  if (row < rows) {
-    group_rows(type, stripes, columns, x, 1, sums);
-    store_rows(out + row, rows - row, sums[0]);
+  for (size_t row = 0; row < rows; row += 2 * EK_STRIPE, stripes += 2 * stripe_bytes) {
+    const size_t left = rows - row;
+    if (left > EK_STRIPE) {
+      group_rows(type, stripes, columns, x, 2, sums);
+      store_rows(out + row + EK_STRIPE, left - EK_STRIPE, sums[1]);
+    } else {
+      group_rows(type, stripes, columns, x, 1, sums);
+    }
+    store_rows(out + row, left, sums[0]);
   }
 }
 

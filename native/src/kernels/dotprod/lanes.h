@@ -28,12 +28,12 @@ INLINE size_t tile_bytes(enum lanes lanes) {
   return lanes == BYTES ? 256 : lanes == FIVE ? 160 : lanes == SIX ? 192 : 128;
 }
 
-/* A tile is 8 segments of 4 columns. Those that are unpacked from the same bytes are a group: its segments, how many
- * groups there are, and which segment number j is. */
-INLINE int group_size(enum lanes lanes) { return lanes == BYTES ? 1 : lanes == FIVE ? 8 : lanes == SIX ? 4 : 2; }
-INLINE int group_count(enum lanes lanes) { return 8 / group_size(lanes); }
-INLINE int group_segment(enum lanes lanes, int group, int j) {
-  return lanes == NIBBLES || lanes == LEVELS ? group + 4 * j : group_size(lanes) * group + j;
+/* A tile is 8 segments of 4 columns. Those that are unpacked from the same bytes are a bundle: its segments, how many
+ * bundles there are, and which segment number j is. */
+INLINE int bundle_size(enum lanes lanes) { return lanes == BYTES ? 1 : lanes == FIVE ? 8 : lanes == SIX ? 4 : 2; }
+INLINE int bundle_count(enum lanes lanes) { return 8 / bundle_size(lanes); }
+INLINE int bundle_segment(enum lanes lanes, int bundle, int j) {
+  return lanes == NIBBLES || lanes == LEVELS ? bundle + 4 * j : bundle_size(lanes) * bundle + j;
 }
 
 /* Plane s of five or six bits, of 4 rows. */
@@ -52,9 +52,9 @@ INLINE void unpack_five(const uint8_t *tile, int part, uint8x16_t top, uint8x16_
   w[7] = vshlq_n_u8(vsliq_n_u8(e, vsliq_n_u8(d, b, 1), 3), 3);
 }
 
-INLINE void unpack_six(const uint8_t *tile, int group, int part, uint8x16_t top, uint8x16_t w[4]) {
-  const uint8x16_t a = plane(tile, 3 * group, part), b = plane(tile, 3 * group + 1, part),
-                   c = plane(tile, 3 * group + 2, part);
+INLINE void unpack_six(const uint8_t *tile, int bundle, int part, uint8x16_t top, uint8x16_t w[4]) {
+  const uint8x16_t a = plane(tile, 3 * bundle, part), b = plane(tile, 3 * bundle + 1, part),
+                   c = plane(tile, 3 * bundle + 2, part);
   w[0] = vandq_u8(a, top);
   w[1] = vandq_u8(b, top);
   w[2] = vandq_u8(c, top);
@@ -74,21 +74,21 @@ INLINE unpacker unpacker_of(enum lanes lanes) {
   return u;
 }
 
-/* The segments of a group: rows 4 part .. 4 part + 3, four columns of each. */
-INLINE void unpack(const unpacker *u, const uint8_t *tile, int group, int part, int8x16_t w[8]) {
+/* The segments of a bundle: rows 4 part .. 4 part + 3, four columns of each. */
+INLINE void unpack(const unpacker *u, const uint8_t *tile, int bundle, int part, int8x16_t w[8]) {
   uint8x16_t v[8];
   if (u->lanes == FIVE) {
     unpack_five(tile, part, u->mask, v);
   } else if (u->lanes == SIX) {
-    unpack_six(tile, group, part, u->mask, v);
+    unpack_six(tile, bundle, part, u->mask, v);
   } else {
-    v[0] = plane(tile, group, part);
+    v[0] = plane(tile, bundle, part);
     if (u->lanes != BYTES) {
       v[1] = vshrq_n_u8(v[0], 4);
       v[0] = vandq_u8(v[0], u->mask);
     }
   }
-  UNROLL for (int j = 0; j < group_size(u->lanes); j++) {
+  UNROLL for (int j = 0; j < bundle_size(u->lanes); j++) {
     w[j] = u->lanes == LEVELS ? vqtbl1q_s8(u->levels, v[j]) : vreinterpretq_s8_u8(v[j]);
   }
 }
@@ -117,15 +117,15 @@ typedef struct float32x8 {
   float32x4_t part[2];
 } float32x8;
 
-/* dots + some groups of a tile times x, the tile's 32 columns. */
-INLINE int32x8 add_tile_dots(const unpacker *u, const uint8_t *tile, int first_group, int groups, const int8x16_t x[2],
-                             int32x8 dots) {
-  UNROLL for (int g = first_group; g < first_group + groups; g++) {
+/* dots + some bundles of a tile times x, the tile's 32 columns. */
+INLINE int32x8 add_tile_dots(const unpacker *u, const uint8_t *tile, int first_bundle, int bundles,
+                             const int8x16_t x[2], int32x8 dots) {
+  UNROLL for (int b = first_bundle; b < first_bundle + bundles; b++) {
     UNROLL for (int part = 0; part < 2; part++) {
       int8x16_t w[8];
-      unpack(u, tile, g, part, w);
-      UNROLL for (int j = 0; j < group_size(u->lanes); j++) {
-        const int s = group_segment(u->lanes, g, j);
+      unpack(u, tile, b, part, w);
+      UNROLL for (int j = 0; j < bundle_size(u->lanes); j++) {
+        const int s = bundle_segment(u->lanes, b, j);
         dots.part[part] = LANE_OF_4(s % 4, vdotq_laneq_s32, dots.part[part], w[j], x[s / 4]);
       }
     }
@@ -144,9 +144,7 @@ INLINE const void *opaque(const void *at) {
  * of its own. */
 INLINE void finish(int32x4_t sums[], int count) {
 #ifdef __clang__
-  UNROLL for (int i = 0; i < count; i += 2) {
-    __asm__ volatile("" : "+w"(sums[i]), "+w"(sums[i + 1]) : : "memory");
-  }
+  UNROLL for (int i = 0; i < count; i += 2) { __asm__ volatile("" : "+w"(sums[i]), "+w"(sums[i + 1]) : : "memory"); }
 #else
   (void)sums;
   (void)count;

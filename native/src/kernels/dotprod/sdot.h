@@ -33,14 +33,14 @@ INLINE void fill_codes(const int8_t *codes, size_t columns, size_t count, int to
   }
 }
 
-/* dots[tokens] += some groups of a tile's part times the panel's 32 columns. */
-INLINE void add_panel_dots(const unpacker *u, const uint8_t *tile, int part, int first_group, int groups,
+/* dots[tokens] += some bundles of a tile's part times the panel's 32 columns. */
+INLINE void add_panel_dots(const unpacker *u, const uint8_t *tile, int part, int first_bundle, int bundles,
                            const int8_t *codes, int tokens, int32x4_t dots[MOST_TOKENS]) {
-  UNROLL for (int g = first_group; g < first_group + groups; g++) {
+  UNROLL for (int b = first_bundle; b < first_bundle + bundles; b++) {
     int8x16_t w[8];
-    unpack(u, tile, g, part, w);
-    UNROLL for (int j = 0; j < group_size(u->lanes); j++) {
-      const int8_t *at = codes + 4 * tokens * group_segment(u->lanes, g, j);
+    unpack(u, tile, b, part, w);
+    UNROLL for (int j = 0; j < bundle_size(u->lanes); j++) {
+      const int8_t *at = codes + 4 * tokens * bundle_segment(u->lanes, b, j);
       UNROLL for (int t = 0; t < tokens; t += 4) {
         const int8x16_t x = vld1q_s8(at + 4 * t);
         UNROLL for (int i = 0; i < 4; i++) { dots[t + i] = LANE_OF_4(i, vdotq_laneq_s32, dots[t + i], w[j], x); }

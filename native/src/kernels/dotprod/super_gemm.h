@@ -61,7 +61,7 @@ INLINE row_values scales_at(super_type type, const super_places *places, uint8x1
 INLINE void add_super_tile(super_type type, const unpacker *u, const super_places *places, const uint8_t *tile,
                            int part, const int8_t *codes, const int32_t *starts, const int32_t **zeros, int tokens,
                            int32x4_t products[MOST_TOKENS]) {
-  const int halves = type.minima ? 1 : 2, groups = group_count(type.lanes) / halves;
+  const int halves = type.minima ? 1 : 2, bundles = bundle_count(type.lanes) / halves;
   const uint8x16_t after = vld1q_u8(tile + tile_bytes(type.lanes));
   UNROLL for (int h = 0; h < halves; h++) {
     int32x4_t dots[MOST_TOKENS];
@@ -70,7 +70,7 @@ INLINE void add_super_tile(super_type type, const unpacker *u, const super_place
       const int32_t *start = type.zero ? starts + 4 * a : *zeros;
       UNROLL for (int i = 0; i < 2; i++) dots[a + i] = vld1q_s32(start + 4 * i);
     }
-    add_panel_dots(u, tile, part, h * groups, groups, codes, tokens, dots);
+    add_panel_dots(u, tile, part, h * bundles, bundles, codes, tokens, dots);
     const row_values scale = scales_at(type, places, after, h);
     UNROLL for (int a = 0; a < tokens; a++) {
       products[a] = vmlaq_s32(products[a], dots[a], vreinterpretq_s32_f32(scale.of[a % 2]));

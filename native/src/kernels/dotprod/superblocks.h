@@ -11,7 +11,7 @@ typedef struct super_type {
   enum ek_type type;
   enum lanes lanes;
   int zero;
-  int minima; /* else int8 scales of 16 columns each */
+  int minima; /* whether there are; else int8 scales of 16 columns each */
 } super_type;
 
 INLINE size_t super_tile_bytes(super_type type) { return tile_bytes(type.lanes) + 16; }
@@ -42,11 +42,11 @@ INLINE int32x8 add_scaled(int32x8 sums, int32x8 dots, int32x8 scale) {
   return sums;
 }
 
-/* One tile of types with minima: `zeros` is 16 times the tile's sums of codes, as large as the lanes. */
+/* Tile j of types with minima; dot products begin at `start`. */
 INLINE void add_tile(const unpacker *u, const uint8_t *tile, const int8x16_t x[2], int32x8 start, int16x8_t tile_sums,
                      int j, int32x8 *products, int32x8 *minima) {
   const uint8x16_t after = vld1q_u8(tile + tile_bytes(u->lanes));
-  const int32x8 dots = add_tile_dots(u, tile, 0, group_count(u->lanes), x, start);
+  const int32x8 dots = add_tile_dots(u, tile, 0, bundle_count(u->lanes), x, start);
   const int16x8_t m = vreinterpretq_s16_u16(vmovl_high_u8(after));
   *products = add_scaled(*products, dots, widen_scales(after));
   minima->part[0] = LANE_OF_8(j, vmlal_laneq_s16, minima->part[0], vget_low_s16(m), tile_sums);
@@ -56,7 +56,7 @@ INLINE void add_tile(const unpacker *u, const uint8_t *tile, const int8x16_t x[2
 /* One tile of q6_k, with a scale for each 16 columns. */
 INLINE void add_tile_halves(const unpacker *u, const uint8_t *tile, const int8x16_t x[2], const int32_t *start,
                             int32x8 *products) {
-  const int half = group_count(u->lanes) / 2;
+  const int half = bundle_count(u->lanes) / 2;
   int32x8 scales[2];
   widen_signed_scales(vld1q_u8(tile + tile_bytes(u->lanes)), scales);
   UNROLL for (int h = 0; h < 2; h++) {
@@ -65,7 +65,7 @@ INLINE void add_tile_halves(const unpacker *u, const uint8_t *tile, const int8x1
   }
 }
 
-/* 8 times 16 times the sums of codes, what the zero of q5_k adds. */
+/* What the zero of q5_k adds to tile j: 8 times 16 times its sum of codes. */
 INLINE int32x4_t zero_start(const int32x4_t zeros[2], int j) { return LANE_OF_4(j % 4, vdupq_laneq_s32, zeros[j / 4]); }
 
 /* One stripe. */

@@ -32,15 +32,16 @@ INLINE int8x16_t rows_23(int8x16_t first, int8x16_t second) {
   return vreinterpretq_s8_s32(vzip2q_s32(vreinterpretq_s32_s8(first), vreinterpretq_s32_s8(second)));
 }
 
-/* dots[tokens] += some groups of a tile's part times the panel's 32 columns. Two groups hold neighbouring segments. */
-INLINE void add_panel_dots(const unpacker *u, const uint8_t *tile, int part, int first_group, int groups,
+/* dots[tokens] += some bundles of a tile's part times the panel's 32 columns. Two bundles hold neighbouring segments.
+ */
+INLINE void add_panel_dots(const unpacker *u, const uint8_t *tile, int part, int first_bundle, int bundles,
                            const int8_t *codes, int tokens, int32x4_t dots[MOST_TOKENS]) {
-  UNROLL for (int g = first_group; g < first_group + groups; g += 2) {
+  UNROLL for (int b = first_bundle; b < first_bundle + bundles; b += 2) {
     int8x16_t even[8], odd[8];
-    unpack(u, tile, g, part, even);
-    unpack(u, tile, g + 1, part, odd);
-    UNROLL for (int j = 0; j < group_size(u->lanes); j++) {
-      const int8_t *at = codes + 4 * tokens * group_segment(u->lanes, g, j);
+    unpack(u, tile, b, part, even);
+    unpack(u, tile, b + 1, part, odd);
+    UNROLL for (int j = 0; j < bundle_size(u->lanes); j++) {
+      const int8_t *at = codes + 4 * tokens * bundle_segment(u->lanes, b, j);
       const int8x16_t w[2] = {rows_01(even[j], odd[j]), rows_23(even[j], odd[j])};
       UNROLL for (int a = 0; a < tokens; a += 2) {
         const int8x16_t x = vld1q_s8(at + 8 * a);
