@@ -192,7 +192,7 @@ static void add_tile(task *t, const tile *tile) {
 
 static void attend(task *t, size_t first_block, size_t end_block) {
   const ek_attention_cache *cache = t->run->cache;
-  const size_t dims = t->run->attention->dims, base = t->head * cache->blocks;
+  const size_t dims = t->run->attention->dims, stride = cache->blocks_stride ? cache->blocks_stride : cache->blocks;
   const int32_t *positions = cache->positions + t->head * cache->positions_stride;
   for (size_t r = 0; r < t->rows; r++) {
     t->partial.maxima[r] = -INFINITY;
@@ -204,8 +204,8 @@ static void attend(task *t, size_t first_block, size_t end_block) {
     int some, all;
     look_at(t, positions + b * EK_CACHE_BLOCK, &some, &all);
     if (some) {
-      tile.keys[tile.count] = cache->keys[base + b];
-      tile.values[tile.count] = cache->values[base + b];
+      tile.keys[tile.count] = cache->keys[t->head * stride + b];
+      tile.values[tile.count] = cache->values[t->head * stride + b];
       tile.positions[tile.count++] = positions + b * EK_CACHE_BLOCK;
       tile.whole &= all;
     }

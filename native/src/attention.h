@@ -28,6 +28,7 @@ typedef struct ek_attention_cache {
   const uint8_t *const *values; /* (kv_heads, blocks) */
   const int32_t *positions;     /* (kv_heads, blocks, 16): position in the sequence of what a slot holds; -1: nothing */
   size_t positions_stride;      /* from one head's positions to the next's; 0 where all heads share them */
+  size_t blocks_stride;         /* from one head's pointers to the next's; 0: they are `blocks` */
 } ek_attention_cache;
 
 /* Bytes of scratch memory for ek_attention_run, in at most `threads` threads. EK_BAD_ARGUMENT: a type, head or size
