@@ -2,14 +2,15 @@
 
 A label says where a loop is; what the loop consists of is read from the control flow, so that instructions which the
 compiler moved ahead of the label count and code that it moved out of the loop does not. Whatever would make a label
-lie is a CostError: a loop unrolled, peeled or cloned, a second way back to its start, a call, a loop without label.
+lie is a CostError: a loop unrolled, peeled or cloned, a second way back to its start, a loop inside without a label, a
+call in every pass. Code under a condition counts in full, save what leads to a call: that is left out as a rare case.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 MARK = re.compile(r"(?:#|//)\s*LLVM-MCA-(BEGIN|END) (\w+)/(\d+)/(\d+)\s*$")
@@ -55,7 +56,7 @@ class Block:
 class Loop:
     header: int
     body: frozenset[int]
-    ways_back: int
+    tails: frozenset[int]  # the blocks that lead back to the header
 
 
 def regions(text: str) -> list[Region]:
@@ -151,8 +152,31 @@ def loops(blocks: Sequence[Block]) -> list[Loop]:
                 if b not in body:
                     body.add(b)
                     todo += predecessors[b]
-            found.append(Loop(header, frozenset(body), len(tails)))
+            found.append(Loop(header, frozenset(body), frozenset(tails)))
     return found
+
+
+def usual(loop: Loop, blocks: Sequence[Block]) -> Loop | None:
+    """The loop without what only a pass that calls a function comes by: the rare case, such as an overflow. None where
+    every pass calls one."""
+    calling = {b for b in loop.body if any(line.split()[0] in ("bl", "blr") for line in blocks[b].instructions)}
+    onwards: dict[int, set[int]] = {
+        b: set(blocks[b].successors) & loop.body - {loop.header} for b in loop.body - calling
+    }
+    backwards = {b: {p for p in onwards if b in onwards[p]} for b in onwards}
+    hot = reached({loop.header}, onwards) & reached(loop.tails, backwards)
+    return Loop(loop.header, hot, loop.tails & hot) if loop.header in hot else None
+
+
+def reached(start: Iterable[int], edges: Mapping[int, Iterable[int]]) -> frozenset[int]:
+    seen: set[int] = set()
+    todo = [b for b in start if b in edges]
+    while todo:
+        b = todo.pop()
+        if b not in seen:
+            seen.add(b)
+            todo += (other for other in edges[b] if other in edges)
+    return frozenset(seen)
 
 
 Instructions = frozenset[tuple[int, int]]  # (block, index in it)
@@ -178,9 +202,11 @@ def strict_extent(
         raise CostError(f"{name}: the region {mark} has no end")
     around = [loop for loop in all_loops if b in loop.body and not any(e in loop.body for e in ends)]
     if around:
-        loop = min(around, key=lambda loop: len(loop.body))
-        if loop.ways_back > 1:
-            raise CostError(f"{name}: the loop {mark} has {loop.ways_back} ways back to its start")
+        loop = usual(min(around, key=lambda loop: len(loop.body)), blocks)
+        if loop is None:
+            raise CostError(f"{name}: the region {mark} calls a function in every pass")
+        if len(loop.tails) > 1:
+            raise CostError(f"{name}: the loop {mark} has {len(loop.tails)} ways back to its start")
         return frozenset((x, i) for x in loop.body for i in range(len(blocks[x].instructions))), loop
     stops = [i for i, edge, other in blocks[b].marks if edge == "END" and other == mark and i >= at]
     if not stops:
