@@ -60,7 +60,7 @@ typedef void ek_scores_fn(const uint8_t *const *blocks, size_t count, size_t dim
  * by those terms. Scores are in base 2: exp's are multiplied by log2(e) in the queries' scale, which costs nothing.
  * Returns 2^(old maximum - m), by which what was accumulated so far is to be multiplied. A score of
  * -infinity is masked out; *maximum starts as -infinity and *sum as 0. count is a multiple of 16, at most 16 *
- * EK_CACHE_TILE. Weights are for `values` of the same level: float, but half, in the first half of the scores' memory,
+ * EK_CACHE_TILE. Weights are for `values` of the same level: float, but int16, in the first half of the scores' memory,
  * at levels that imply dotprod. */
 typedef float ek_online_softmax_fn(float *scores, size_t count, float *maximum, float *sum, float *factor);
 

@@ -12,7 +12,7 @@ typedef int8_t weight_bytes[MOST_QUERIES][2][EK_CACHE_BLOCK];
 /* 2^shift as two factors that half can hold, for the largest |scale| of a group in [2^-shift, 2^(1 - shift)). */
 typedef struct scaling {
   float16_t factors[2];
-  float inverse; /* NaN where a scale is not finite */
+  float inverse; /* 2^(1 - shift); NaN where a scale is not finite */
 } scaling;
 
 INLINE float power_of_two(int exponent) { return ek_float_of_bits((uint32_t)(exponent + 127) << 23); }
@@ -31,21 +31,23 @@ INLINE scaling scaling_of(int n, enum ek_type type, const uint8_t *const *groups
   EK_COST_END(values, type, COUNTED(n, 2 * BLOCK_COST));
   const uint16_t bits = vmaxvq_u16(most);
   if (bits >= 0x7c00) return (scaling){{0, 0}, ek_float_of_bits(0x7fc00000u)};
-  const int shift = 127 - (int)(ek_bits_of_float(ek_float_of_half(bits)) >> 23), first = shift < 15 ? shift : 15;
   if (bits == 0) return (scaling){{0, 0}, 0};
-  return (scaling){{(float16_t)power_of_two(first), (float16_t)power_of_two(shift - first)}, power_of_two(-shift)};
+  const int shift = 127 - (int)(ek_bits_of_float(ek_float_of_half(bits)) >> 23), first = shift < 15 ? shift : 15;
+  return (scaling){{(float16_t)power_of_two(first), (float16_t)power_of_two(shift - first)}, power_of_two(1 - shift)};
 }
 
-/* weight x scale, up to 16256 x 2. */
-INLINE void quantise_weights(int n, const uint8_t *scales, const scaling *s, const uint8_t *weights, size_t stride,
-                             weight_bytes to) {
-  float16x8_t d[2];
-  UNROLL for (int i = 0; i < 2; i++) d[i] =
-      vmulq_n_f16(vmulq_n_f16(load_half(scales + 16 * i), s->factors[0]), s->factors[1]);
+/* Half of weight x scale, which is at most the largest weight. */
+INLINE void scale_weights(int n, const uint8_t *scales, const scaling *s, const uint8_t *weights, size_t stride,
+                          weight_bytes to) {
+  int16x8_t d[2]; /* in units of 2^-14 */
+  UNROLL for (int i = 0; i < 2; i++) {
+    const float16x8_t scaled = vmulq_n_f16(load_half(scales + 16 * i), s->factors[0]);
+    d[i] = vcvtq_n_s16_f16(vmulq_n_f16(scaled, s->factors[1]), 14);
+  }
   UNROLL for (int h = 0; h < n; h++) {
     int16x8_t w[2];
     UNROLL for (int i = 0; i < 2; i++) w[i] =
-        vcvtnq_s16_f16(vmulq_f16(load_half(weights + (size_t)h * stride + 16 * i), d[i]));
+        vqrdmulhq_s16(vreinterpretq_s16_u8(vld1q_u8(weights + (size_t)h * stride + 16 * i)), d[i]);
     vst1q_s8(to[h][0], vrshrn_high_n_s16(vrshrn_n_s16(w[0], 8), w[1], 8));
     vst1q_s8(to[h][1], vuzp1q_s8(vreinterpretq_s8_s16(w[0]), vreinterpretq_s8_s16(w[1])));
   }
@@ -116,7 +118,7 @@ INLINE void add_group(int n, enum ek_type type, const uint8_t *const *groups, si
 #pragma GCC unroll 1
   for (size_t b = 0; b < count; b++) {
     EK_COST_BEGIN(values, type, COUNTED(n, BLOCK_COST));
-    quantise_weights(n, groups[b] + code_bytes(type), &s, weights + 32 * b, stride, bytes[b]);
+    scale_weights(n, groups[b] + code_bytes(type), &s, weights + 32 * b, stride, bytes[b]);
   }
   EK_COST_END(values, type, COUNTED(n, BLOCK_COST));
   const float32x4_t scales = vmulq_n_f32(factors, s.inverse);
