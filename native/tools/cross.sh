@@ -34,7 +34,11 @@ for name; do
   if [ "$name" = zig ]; then options+=(-DZIG_PYTHON="$python"); fi
   cmake -S native -B "$build" -G Ninja -DCMAKE_TOOLCHAIN_FILE="$PWD/native/cmake/${toolchain[$name]}.cmake" \
     "${options[@]}" >/dev/null
-  cmake --build "$build" -- --quiet
+  if ! cmake --build "$build" -- --quiet; then
+    echo "$name: FAILED to build"
+    failed=1
+    continue
+  fi
   echo "$name: built $build"
   if [ $run = 0 ]; then continue; fi
   if ! command -v qemu-aarch64 >/dev/null; then
