@@ -1,7 +1,6 @@
 /* Packed stripes against what stripe.h says of them: every weight, read back in the obvious way; missing rows; sizes;
  * and that stripes do not depend on how the work was cut. */
 #include "check.h"
-#include "half.h"
 #include "kernels/stripe.h"
 
 #include <stdlib.h>
@@ -19,49 +18,6 @@ static size_t row_bytes(const matrix *m) {
   return m->columns / (size_t)format->block * (size_t)format->block_bytes;
 }
 
-static float half_at(const uint8_t *at) { return ek_float_of_half(ek_load_u16(at)); }
-
-/* The weights of a tile's row r (0 .. 7), in float32 and in the order of operations of ek_dequantise. */
-static void tile_row(const matrix *m, const uint8_t *header, const uint8_t *tile, size_t r, float *weights) {
-  const ek_packing *packing = &ek_packings[m->type];
-  const uint8_t *after = tile + packing->tile_bytes;
-  const int8_t *levels = ek_formats[m->type].levels;
-  int8_t lanes[256];
-  ek_tile_lanes(packing->bits, tile, lanes);
-  for (size_t k = 0; k < 32; k++) {
-    const int lane = lanes[ek_lane(m->interleave, r, k)], code = levels ? levels[lane] : lane + packing->zero;
-    float scale = half_at(after + 2 * r), minimum = 0;
-    if (m->type == EK_TYPE_q4_1 || m->type == EK_TYPE_q5_1) minimum = -half_at(after + 16 + 2 * r);
-    if (m->type == EK_TYPE_q4_k || m->type == EK_TYPE_q5_k) {
-      scale = half_at(header + 2 * r) * (float)after[r];
-      minimum = half_at(header + 16 + 2 * r) * (float)after[8 + r];
-    }
-    if (m->type == EK_TYPE_q6_k) scale = half_at(header + 2 * r) * (float)(int8_t)after[k / 16 * 8 + r];
-    weights[k] = scale * (float)code;
-    if (ek_formats[m->type].has_minima) weights[k] -= minimum;
-  }
-}
-
-/* Row r (0 .. 7) of a stripe. */
-static void stripe_row(const matrix *m, const uint8_t *stripe, size_t r, float *weights) {
-  const ek_packing *packing = &ek_packings[m->type];
-  const ek_format *format = &ek_formats[m->type];
-  const uint8_t *header = stripe;
-  if (format->widen) {
-    for (size_t k = 0; k < m->columns; k++)
-      weights[k] = format->widen(stripe + (k * EK_STRIPE + r) * (size_t)format->block_bytes);
-    return;
-  }
-  for (size_t k = 0; k < m->columns; k += 32) {
-    if (packing->header_bytes && k % EK_SUPERBLOCK == 0) {
-      header = stripe;
-      stripe += packing->header_bytes;
-    }
-    tile_row(m, header, stripe, r, weights + k);
-    stripe += packing->tile_bytes + packing->after_bytes;
-  }
-}
-
 /* Equal, or both NaN; of either sign where 0. */
 static int same(float a, float b) { return a == b || (a != a && b != b); }
 
@@ -76,12 +32,30 @@ static void check_weights(const matrix *m) {
     } else {
       memset(expected, 0, m->columns * sizeof(float));
     }
-    stripe_row(m, m->packed.data + row / EK_STRIPE * bytes, row % EK_STRIPE, actual);
+    const uint8_t *stripe = m->packed.data + row / EK_STRIPE * bytes;
+    ek_stripe_decode(m->type, m->interleave, m->columns, stripe, row % EK_STRIPE, 1, actual);
     size_t k = 0;
     while (k < m->columns && same(expected[k], actual[k])) k++;
     if (k < m->columns) check_fail("row %zu, column %zu: %.9g, should be %.9g", row, k, actual[k], expected[k]);
   }
   free(expected);
+}
+
+/* Rows at once are the rows one by one. */
+static void check_rows_at_once(check_rng *rng, const matrix *m) {
+  const size_t first = (size_t)check_below(rng, EK_STRIPE),
+               rows = 1 + (size_t)check_below(rng, (int)(EK_STRIPE - first));
+  const uint8_t *stripe = m->packed.data + (m->stripes - 1) * ek_stripe_bytes(m->type, m->columns);
+  check_buffer all = check_buffer_new(rows * m->columns * sizeof(float), sizeof(float), CHECK_END);
+  float *one = malloc(m->columns * sizeof(float));
+  ek_stripe_decode(m->type, m->interleave, m->columns, stripe, first, rows, (float *)(void *)all.data);
+  for (size_t r = 0; r < rows; r++) {
+    ek_stripe_decode(m->type, m->interleave, m->columns, stripe, first + r, 1, one);
+    CHECK(memcmp(one, all.data + r * m->columns * sizeof(float), m->columns * sizeof(float)) == 0);
+  }
+  CHECK(check_buffer_tight(&all));
+  check_buffer_free(&all);
+  free(one);
 }
 
 /* The same work in pieces, each to a buffer that ends with it. */
@@ -131,6 +105,7 @@ static void test_case(enum ek_type type, int interleave, int number) {
   ek_repack(type, interleave, m.blocks.data, m.rows, m.columns, 0, m.stripes, m.packed.data);
   CHECK(check_buffer_tight(&m.packed));
   check_weights(&m);
+  check_rows_at_once(&rng, &m);
   check_cuts(&rng, &m);
   check_buffer_free(&m.blocks);
   check_buffer_free(&m.packed);

@@ -58,6 +58,11 @@ void ek_repack(enum ek_type type, int interleave, const uint8_t *blocks, size_t 
 /* The 256 lanes of a tile: the slow, obvious inverse of the packing. */
 void ek_tile_lanes(int bits, const uint8_t *tile, int8_t lanes[256]);
 
+/* out (rows, columns): the weights of `rows` rows of one stripe, from its row first_row on; bit for bit what
+ * ek_dequantise gives of their blocks. */
+void ek_stripe_decode(enum ek_type type, int interleave, size_t columns, const uint8_t *stripe, size_t first_row,
+                      size_t rows, float *out);
+
 #ifdef __cplusplus
 }
 #endif
