@@ -44,6 +44,35 @@ ek_status ek_key_float(const ek_gguf *file, const ek_family *family, const char 
 /* Radians per position of the head_dim / 2 pairs, of full and of sliding layers. */
 ek_status ek_rope_read(const ek_gguf *file, const ek_shape *shape, double *frequencies, double *sliding_frequencies);
 
+/* ek_model_open of a file that is open already, and is the model's from now on: closed after a failure, too. */
+ek_status ek_model_load(ek_gguf *file, const ek_model_params *params, ek_model **model);
+
+/* --- the weights' plan and their packing --- */
+
+/* A tensor of the file, and where it goes: a matrix or a vector. */
+typedef struct ek_part {
+  const ek_gguf_tensor *tensor;
+  ek_linear *linear;    /* of its matrix; NULL: it is a vector */
+  const float **vector; /* NULL: it is a matrix */
+  size_t place, bytes;  /* in the model's memory */
+} ek_part;
+
+typedef struct ek_plan {
+  ek_part *parts; /* in the file's order */
+  size_t count;
+  size_t memory_bytes;   /* of all parts, each aligned to 64 */
+  uint64_t part_bytes;   /* without the gaps */
+  uint64_t tensor_bytes; /* that have to be read */
+} ek_plan;
+
+/* What a model with this shape and these layers consists of: every tensor is there, is of the right size and of a type
+ * that can be computed with, and there is no other. Sets model->embedding. The caller frees plan->parts, also after a
+ * failure. */
+ek_status ek_plan_make(ek_model *model, const ek_family *family, ek_plan *plan);
+
+/* Packs all parts into the model's memory; the file's pages are let go. */
+ek_status ek_plan_pack(const ek_plan *plan, ek_model *model, const ek_model_params *params);
+
 #ifdef __cplusplus
 }
 #endif
