@@ -72,51 +72,74 @@ ek_status ek_activations_size(size_t group, size_t tokens, size_t columns, size_
   return EK_OK;
 }
 
-typedef struct filling {
-  const ek_kernels *kernels;
-  size_t group, columns;
-  const float *values;
+typedef struct places {
   float *scales;
   int32_t *offsets;
   int16_t *sums;
   int8_t *codes;
+} places;
+
+static places places_in(void *memory, size_t group, size_t count) {
+  places at = {.scales = memory};
+  uint8_t *rest = (uint8_t *)memory + count / group * sizeof(float);
+  if (group == 32) {
+    at.offsets = (int32_t *)(void *)rest;
+    at.codes = (int8_t *)(rest + count / 32 * sizeof(int32_t));
+  } else {
+    at.sums = (int16_t *)(void *)rest;
+    at.codes = (int8_t *)(rest + count / 16 * sizeof(int16_t));
+  }
+  return at;
+}
+
+ek_status ek_activations_place(size_t group, const float *values, size_t tokens, size_t columns, void *memory,
+                               ek_activations *activations) {
+  size_t bytes;
+  const ek_status status = ek_activations_size(group, tokens, columns, &bytes);
+  if (status != EK_OK) return status;
+  if (!values || (group && !memory)) return EK_BAD_ARGUMENT;
+  *activations = (ek_activations){.values = values};
+  if (group == 0) return EK_OK;
+  const places at = places_in(memory, group, tokens * columns);
+  *activations = (ek_activations){values, at.codes, at.scales, at.offsets, at.sums};
+  return EK_OK;
+}
+
+void ek_activations_fill_token(const ek_kernels *kernels, size_t group, const float *row, size_t tokens, size_t columns,
+                               size_t token, void *memory) {
+  if (group == 0) return;
+  const places all = places_in(memory, group, tokens * columns);
+  const size_t at = token * columns;
+  int8_t *codes = all.codes + at;
+  float *scales = all.scales + at / group;
+  if (group == 32) {
+    kernels->quantise_32[EK_TYPE_f32](row, columns, codes, scales, all.offsets + at / 32);
+  } else {
+    kernels->quantise_256[EK_TYPE_f32](row, columns, codes, scales, all.sums + at / 16);
+  }
+}
+
+typedef struct filling {
+  const ek_kernels *kernels;
+  size_t group, tokens, columns;
+  const float *values;
+  void *memory;
 } filling;
 
 static void fill_task(void *context, size_t token, unsigned worker) {
   (void)worker;
   const filling *job = context;
-  const size_t at = token * job->columns;
-  const float *values = job->values + at;
-  float *scales = job->scales + at / job->group;
-  if (job->group == 32) {
-    const size_t groups = at / 32;
-    job->kernels->quantise_32[EK_TYPE_f32](values, job->columns, job->codes + at, scales, job->offsets + groups);
-  } else {
-    job->kernels->quantise_256[EK_TYPE_f32](values, job->columns, job->codes + at, scales, job->sums + at / 16);
-  }
+  const float *row = job->values + token * job->columns;
+  ek_activations_fill_token(job->kernels, job->group, row, job->tokens, job->columns, token, job->memory);
 }
 
 ek_status ek_activations_fill(const ek_kernels *kernels, ek_pool *pool, size_t group, const float *values,
                               size_t tokens, size_t columns, void *memory, ek_activations *activations) {
-  size_t bytes;
-  const ek_status status = ek_activations_size(group, tokens, columns, &bytes);
-  if (status != EK_OK) return status;
-  if (!kernels || !values || (group && !memory)) return EK_BAD_ARGUMENT;
-  *activations = (ek_activations){.values = values};
-  if (group == 0) return EK_OK;
+  if (!kernels) return EK_BAD_ARGUMENT;
+  const ek_status status = ek_activations_place(group, values, tokens, columns, memory, activations);
+  if (status != EK_OK || group == 0) return status;
   if (group == 32 ? !kernels->quantise_32[EK_TYPE_f32] : !kernels->quantise_256[EK_TYPE_f32]) return EK_NO_KERNEL;
-  const size_t count = tokens * columns;
-  filling job = {.kernels = kernels, .group = group, .columns = columns, .values = values, .scales = memory};
-  uint8_t *rest = (uint8_t *)memory + count / group * sizeof(float);
-  if (group == 32) {
-    activations->offsets = job.offsets = (int32_t *)(void *)rest;
-    rest += count / 32 * sizeof(int32_t);
-  } else {
-    activations->sums = job.sums = (int16_t *)(void *)rest;
-    rest += count / 16 * sizeof(int16_t);
-  }
-  activations->codes = job.codes = (int8_t *)rest;
-  activations->scales = job.scales;
+  filling job = {kernels, group, tokens, columns, values, memory};
   return ek_pool_run(pool, fill_task, &job, tokens);
 }
 

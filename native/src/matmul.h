@@ -36,6 +36,13 @@ ek_status ek_activations_size(size_t group, size_t tokens, size_t columns, size_
 ek_status ek_activations_fill(const ek_kernels *kernels, ek_pool *pool, size_t group, const float *values,
                               size_t tokens, size_t columns, void *memory, ek_activations *activations);
 
+/* The two halves of ek_activations_fill, for those who have a task for each token anyway: where everything goes, with
+ * arguments that are checked as there; and one token, of `row` (columns). */
+ek_status ek_activations_place(size_t group, const float *values, size_t tokens, size_t columns, void *memory,
+                               ek_activations *activations);
+void ek_activations_fill_token(const ek_kernels *kernels, size_t group, const float *row, size_t tokens, size_t columns,
+                               size_t token, void *memory);
+
 /* out[t * out_stride + r], one of several that share their vectors. */
 typedef struct ek_product {
   const ek_matrix *matrix;
