@@ -198,11 +198,11 @@ static void dense_product(product *p) {
 
 /* --- one case --- */
 
-/* rows, blocks, tokens; and the columns where a block is one weight. The last three are beyond the panels into which
+/* rows, blocks, tokens; and the columns where a block is one weight. The last four are beyond the panels into which
  * kernels cut their work. */
-static const int few_shapes[][4] = {{1, 1, 1, 1},    {8, 1, 1, 7},     {7, 2, 2, 33},   {9, 1, 3, 31},
-                                    {16, 2, 4, 65},  {17, 3, 19, 2},   {40, 1, 8, 130}, {10, 17, 5, 577},
-                                    {10, 1, 67, 33}, {18, 2, 133, 100}};
+static const int few_shapes[][4] = {{1, 1, 1, 1},    {8, 1, 1, 7},      {7, 2, 2, 33},   {9, 1, 3, 31},
+                                    {16, 2, 4, 65},  {17, 3, 19, 2},    {40, 1, 8, 130}, {10, 17, 5, 577},
+                                    {10, 1, 67, 33}, {18, 2, 133, 100}, {133, 1, 17, 9}};
 
 static void choose_shape(check_rng *rng, int number, int is_gemm, product *p) {
   const int block = ek_formats[p->type].block;
