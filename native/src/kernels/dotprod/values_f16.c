@@ -1,6 +1,6 @@
-/* Weights times values in half precision: sums of 16 products, which in turn are summed for a tile. Values that this
- * overflows, above 256 or so, are summed once more in float32. (Scores are too sensitive: errors of half precision in
- * them made ones of 7e-3 in the output, so those of f16 keys are ARMv8.0's, in float32.) */
+/* Weights times values in half precision: sums of 8 products, which are added in float32. Where values are so large,
+ * 8192 or so, that this overflows, they are summed once more in float32. (Scores are too sensitive: errors of half
+ * precision in them made ones of 7e-3 in the output, so those of f16 keys are ARMv8.0's, in float32.) */
 #include "queries.h"
 
 #include <math.h>
@@ -9,28 +9,22 @@
 /* Eight factors of each query, side by side. */
 typedef float16_t factors_8[MOST_QUERIES][8];
 
-/* sums[query][i] += x[i] times a lane of factors[query]; the first product starts them. */
-INLINE void add_row(int n, const uint8_t *row, const float16x8_t factors[], int lane, int starts,
-                    float16x8_t sums[][2]) {
-  const float16x8_t x[2] = {load_half(row), load_half(row + 16)};
-  UNROLL for (int h = 0; h < n; h++) {
-    UNROLL for (int i = 0; i < 2; i++) {
-      sums[h][i] = starts ? LANE_OF_8(lane, vmulq_laneq_f16, x[i], factors[h])
-                          : LANE_OF_8(lane, vfmaq_laneq_f16, sums[h][i], x[i], factors[h]);
+enum { DIMS = 16, VALUE_ROW = 2 * GROUP };
+
+/* sums[query] = eight rows of 16 halves times eight factors of each query. */
+INLINE void multiply_rows(int n, const uint8_t *rows, const factors_8 factors, float16x8_t sums[][2]) {
+  float16x8_t f[MOST_QUERIES];
+  UNROLL for (int h = 0; h < n; h++) f[h] = vld1q_f16(factors[h]);
+  UNROLL for (int lane = 0; lane < 8; lane++) {
+    const float16x8_t x[2] = {load_half(rows + VALUE_ROW * lane), load_half(rows + VALUE_ROW * lane + 16)};
+    UNROLL for (int h = 0; h < n; h++) {
+      UNROLL for (int i = 0; i < 2; i++) {
+        sums[h][i] =
+            lane == 0 ? vmulq_laneq_f16(x[i], f[h], 0) : LANE_OF_8(lane, vfmaq_laneq_f16, sums[h][i], x[i], f[h]);
+      }
     }
   }
 }
-
-/* Eight rows of 16 halves times eight factors of each query. */
-INLINE void add_rows(int n, const uint8_t *rows, size_t stride, const factors_8 factors, int starts,
-                     float16x8_t sums[][2]) {
-  float16x8_t f[MOST_QUERIES];
-  UNROLL for (int h = 0; h < n; h++) f[h] = vld1q_f16(factors[h]);
-  UNROLL for (int lane = 0; lane < 8; lane++)
-      add_row(n, rows + stride * (size_t)lane, f, lane, starts && lane == 0, sums);
-}
-
-enum { DIMS = 16, VALUE_ROW = 2 * GROUP };
 
 /* Weights, integers of 15 bits, as halves below 1. */
 enum { BITS = 15 };
@@ -50,12 +44,12 @@ INLINE void gather_weights(int n, const uint8_t *from, size_t stride, size_t cou
 }
 
 /* Whether sums overflowed, or values are not finite themselves. */
-INLINE int overflowed(int n, float16x8_t sums[][2]) {
-  float16x8_t none = vdupq_n_f16(0);
+INLINE int overflowed(int n, float32x4_t sums[][4]) {
+  float32x4_t none = vdupq_n_f32(0);
   UNROLL for (int h = 0; h < n; h++) {
-    UNROLL for (int i = 0; i < 2; i++) none = vfmaq_f16(none, sums[h][i], vdupq_n_f16(0));
+    UNROLL for (int i = 0; i < 4; i++) none = vfmaq_f32(none, sums[h][i], vdupq_n_f32(0));
   }
-  return isnan(vaddvq_f32(vaddq_f32(vcvt_f32_f16(vget_low_f16(none)), vcvt_high_f32_f16(none))));
+  return isnan(vaddvq_f32(none));
 }
 
 /* The same in float32, for those that did. */
@@ -77,16 +71,21 @@ static __attribute__((noinline)) void add_slowly(int n, const uint8_t *const *bl
 /* 16 dimensions of a tile: out[query][0 .. 15]. */
 INLINE void add_tile(int n, const uint8_t *const *blocks, size_t count, size_t at, const factors_8 *weights,
                      const float *factors, size_t dims, float *out) {
-  float16x8_t sums[MOST_QUERIES][2];
-  UNROLL for (int h = 0; h < n; h++) sums[h][0] = sums[h][1] = vdupq_n_f16(0);
+  float32x4_t sums[MOST_QUERIES][4];
+  UNROLL for (int h = 0; h < n; h++) { UNROLL for (int i = 0; i < 4; i++) sums[h][i] = vdupq_n_f32(0); }
 #pragma GCC unroll 1
   for (size_t b = 0; b < count; b++) {
     EK_COST_BEGIN(values, EK_TYPE_f16, COUNTED(n, BLOCK_COST / 2));
-    float16x8_t more[MOST_QUERIES][2];
-    UNROLL for (int i = 0; i < 2; i++)
-        add_rows(n, blocks[b] + at + 8 * VALUE_ROW * i, VALUE_ROW, weights[2 * b + (size_t)i], i == 0, more);
-    UNROLL for (int h = 0; h < n; h++) {
-      UNROLL for (int i = 0; i < 2; i++) sums[h][i] = vaddq_f16(sums[h][i], more[h][i]);
+    UNROLL for (int i = 0; i < 2; i++) {
+      float16x8_t more[MOST_QUERIES][2];
+      __asm__ volatile("" : : : "memory"); /* else both halves are loaded first, and registers spilt */
+      multiply_rows(n, blocks[b] + at + 8 * VALUE_ROW * i, weights[2 * b + (size_t)i], more);
+      UNROLL for (int h = 0; h < n; h++) {
+        UNROLL for (int j = 0; j < 2; j++) {
+          sums[h][2 * j] = vaddq_f32(sums[h][2 * j], vcvt_f32_f16(vget_low_f16(more[h][j])));
+          sums[h][2 * j + 1] = vaddq_f32(sums[h][2 * j + 1], vcvt_high_f32_f16(more[h][j]));
+        }
+      }
     }
   }
   EK_COST_END(values, EK_TYPE_f16, COUNTED(n, BLOCK_COST / 2));
@@ -97,8 +96,7 @@ INLINE void add_tile(int n, const uint8_t *const *blocks, size_t count, size_t a
   UNROLL for (int h = 0; h < n; h++) {
     UNROLL for (int i = 0; i < 4; i++) {
       float *to = out + (size_t)h * dims + 4 * i;
-      const float32x4_t x = i % 2 ? vcvt_high_f32_f16(sums[h][i / 2]) : vcvt_f32_f16(vget_low_f16(sums[h][i / 2]));
-      vst1q_f32(to, vfmaq_n_f32(vld1q_f32(to), x, factors[h]));
+      vst1q_f32(to, vfmaq_n_f32(vld1q_f32(to), sums[h][i], factors[h]));
     }
   }
 }
