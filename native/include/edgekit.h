@@ -1,15 +1,32 @@
 /* edgekit: runs GGUF language models on phones and small boards.
  *
- * Handles are opaque; whoever gets one from a create or open function frees it with the matching free function, which
- * takes NULL too. Every function that can fail returns an ek_status and leaves its outputs as they were; ek_last_error
- * then has the sentence. Nothing here prints, aborts, or keeps state outside its handles (but the once-filled table of
- * kernels). Strings are UTF-8 and belong to the caller of a function, or to the handle that they were got from.
+ *   ek_model *model;
+ *   ek_context *context;
+ *   ek_sampler *sampler;
+ *   if (ek_model_open("model.gguf", NULL, &model) != EK_OK || ek_context_create(model, NULL, &context) != EK_OK ||
+ *       ek_sampler_create(NULL, vocab, &sampler) != EK_OK) puts(ek_last_error());
+ *   ek_generate(context, 0, prompt, prompt_count, sampler, 100, &end, 1, print_token, NULL, NULL);
  *
- * Threads: a model may be used by any number of threads at once. A context is used by one thread at a time; only
- * ek_cancel may be called from another while it works. Contexts of one model share its thread pool and take turns.
+ * Errors. What can fail returns an ek_status; ek_last_error then has one sentence. A failed call leaves its outputs as
+ * they were and changes nothing, but where its comment says otherwise. Nothing here prints, aborts or exits. NULL where
+ * no comment allows it is EK_BAD_ARGUMENT; so are indices out of range. Not checked, as it cannot be: that a handle is
+ * one that was returned and not freed, and that arrays are as long as their counts say.
  *
- * Parameter structs begin with struct_size: set it to sizeof and the rest to 0 for defaults (EK_INIT does). Members may
- * be added at the end; 0 keeps meaning the default. */
+ * Ownership. Handles are opaque. Whoever got one from a create or open function frees it, with the matching free
+ * function, which takes NULL too. Arrays and structs that are passed in are read or written during the call alone;
+ * returned strings belong to the handle that they were got from.
+ *
+ * Threads. A model may be used by any number of threads at once. A context or a sampler is used by one thread at a
+ * time, not always the same; ek_cancel alone may come from any. Using a context that is in use is EK_BAD_ARGUMENT, or
+ * EK_NESTED_RUN from a callback of the call that uses it, and harms nothing; a sampler does not look out for that.
+ * Contexts of one model share its threads and take turns layer by layer. Nothing survives a fork() into the child.
+ *
+ * State. There is none outside of handles but the table of kernels, filled once, and each thread's last error. Results
+ * do not depend on the number of threads.
+ *
+ * Versions. Parameter structs begin with struct_size: EK_INIT sets it, and the rest to 0, which means defaults. Later
+ * versions add members at the end, and take the shorter structs of programs that were compiled before; a member that a
+ * library does not know yet has to be 0. */
 #ifndef EDGEKIT_H
 #define EDGEKIT_H
 
@@ -29,8 +46,15 @@ extern "C" {
 #define EK_VERSION_MAJOR 0
 #define EK_VERSION_MINOR 1
 
-/* major << 16 | minor of the library, to compare with the macros of the header. */
+/* major << 16 | minor of the library, to compare with the macros of the header. From any thread. */
 EK_API uint32_t ek_version(void);
+
+/* ek_context_params params = EK_INIT(ek_context_params); */
+#ifdef __cplusplus
+#define EK_INIT(type) (type{sizeof(type)})
+#else
+#define EK_INIT(type) ((type){.struct_size = sizeof(type)})
+#endif
 
 /* Values are part of the interface: they do not change. */
 typedef enum ek_status {
@@ -51,14 +75,16 @@ typedef enum ek_status {
 EK_API const char *ek_status_text(ek_status status);
 
 /* Why the last call of this thread that failed did: one sentence naming the file or argument and the way out. Empty
- * before the first. It stays valid until the thread's next call of a function that can fail. */
+ * before the first; never NULL. It stays valid until the thread's next call of a function that can fail. */
 EK_API const char *ek_last_error(void);
 
 /* ---- model */
 
+/* A language model, ready to run: immutable. */
 typedef struct ek_model ek_model;
 
-/* Called now and then while a model loads, with 0 <= done <= total bytes; a value other than 0 stops: EK_CANCELLED. */
+/* Called in the thread of ek_model_open now and then while a model loads, with 0 <= done <= total bytes; a value other
+ * than 0 stops: EK_CANCELLED. */
 typedef int ek_progress_fn(void *user, uint64_t done, uint64_t total);
 
 typedef struct ek_model_params {
@@ -83,29 +109,70 @@ typedef struct ek_model_info {
 } ek_model_info;
 
 /* Maps the file, checks all of its header against its size, and packs the weights for this machine. params may be NULL.
+ * The file must not be changed while the model is there. The caller frees *model.
  * EK_CANNOT_READ, EK_BAD_FILE, EK_UNSUPPORTED, EK_NO_MEMORY, EK_NO_THREAD, EK_NO_KERNEL, EK_CANCELLED. */
 EK_API ek_status ek_model_open(const char *path, const ek_model_params *params, ek_model **model);
-/* After all of its contexts. */
+
+/* After all of its contexts; not while another thread uses the model. */
 EK_API void ek_model_free(ek_model *model);
-/* Set info->struct_size before the call. */
+
+/* Set info->struct_size before the call. The strings live as long as the model. */
 EK_API ek_status ek_model_describe(const ek_model *model, ek_model_info *info);
-/* Query and KV heads of a layer. */
+
+/* Query and KV heads of a layer; either pointer may be NULL. */
 EK_API ek_status ek_model_heads(const ek_model *model, uint32_t layer, uint32_t *heads, uint32_t *kv_heads);
 
 /* ---- context: sequences and their attention cache */
 
+/* A number of sequences, each a row of tokens at positions 0, 1, ... that were computed with a model, and the memory
+ * for computing. The numbers of sequences are 0 .. sequences - 1; all are empty at first. */
 typedef struct ek_context ek_context;
 
 typedef enum ek_cache_type_id { EK_CACHE_F16 = 0, EK_CACHE_Q8_0 = 1, EK_CACHE_Q4_0 = 2 } ek_cache_type_id;
 
 typedef struct ek_context_params {
   size_t struct_size;
-  uint32_t positions;            /* that one sequence may hold; 0: the model's context, at most 4096 */
-  uint32_t sequences;            /* 0: 1 */
+  uint32_t positions;            /* tokens that one sequence may hold, at most 16777216; 0: the model's context, at most
+                                    4096 */
+  uint32_t sequences;            /* at most 65536; 0: 1 */
   uint32_t key_type, value_type; /* ek_cache_type_id */
-  uint32_t micro_batch;          /* tokens computed at once; 0: 512 (the cancel latency of a prefill) */
-  uint32_t float_activations;    /* not 0: weights are multiplied with unrounded activations, slowly; for comparisons */
+  uint32_t micro_batch;          /* tokens computed at once, at most 16384: longer ones are faster, and it is as long
+                                    that ek_cancel takes to have effect; 0: 512 */
+  uint32_t float_activations;    /* not 0: weights are multiplied with unrounded activations and the cache is float32,
+                                    slowly; for comparisons; key_type and value_type have to be 0 */
 } ek_context_params;
+
+/* params may be NULL. The cache's memory is taken as tokens come. The caller frees *context, before the model.
+ * EK_BAD_ARGUMENT, EK_NO_MEMORY. Any thread, others of the same model included. */
+EK_API ek_status ek_context_create(ek_model *model, const ek_context_params *params, ek_context **context);
+
+/* Does nothing while a call works on the context: not from a callback. */
+EK_API void ek_context_free(ek_context *context);
+
+/* Appends `count` >= 1 tokens to a sequence and writes the logits that follow each of the last `outputs` <= count of
+ * them, (outputs, vocab) floats; NULL and 0: none. Only these logits are computed. Works in micro-batches: after
+ * EK_CANCELLED and EK_NO_MEMORY those that were finished are in the sequence (ek_sequence_length says how many tokens),
+ * and logits are unspecified.
+ * EK_BAD_ARGUMENT: no such sequence or token. EK_CACHE_FULL: not all of the tokens fit; nothing was added. */
+EK_API ek_status ek_prefill(ek_context *context, uint32_t sequence, const int32_t *tokens, size_t count, float *logits,
+                            size_t outputs);
+
+/* Appends tokens[i] to sequences[i], `count` different ones at whatever length they are, and writes the logits that
+ * follow, (count, vocab) floats; NULL: none. All at once or, after a failure, nothing.
+ * EK_BAD_ARGUMENT: no such sequence or token, or a sequence twice. EK_CACHE_FULL, EK_NO_MEMORY, EK_CANCELLED. */
+EK_API ek_status ek_decode(ek_context *context, const uint32_t *sequences, const int32_t *tokens, size_t count,
+                           float *logits);
+
+/* Tokens of a sequence so far: the next one's position. */
+EK_API ek_status ek_sequence_length(const ek_context *context, uint32_t sequence, uint64_t *length);
+
+/* Forgets all tokens from `length` on. EK_BAD_ARGUMENT where that is more than there are, or where a sliding-window
+ * layer has already let go of positions that the shorter sequence needs; 0 is always possible. */
+EK_API ek_status ek_sequence_truncate(ek_context *context, uint32_t sequence, uint64_t length);
+
+/* `to` becomes a copy of `from`, whatever it was; memory is shared until one of the two writes to it. Nothing happens
+ * where they are the same. */
+EK_API ek_status ek_sequence_fork(ek_context *context, uint32_t from, uint32_t to);
 
 typedef struct ek_cache_stats {
   size_t struct_size;
@@ -113,63 +180,60 @@ typedef struct ek_cache_stats {
   uint64_t shared_bytes;                /* of them in blocks that more than one sequence holds */
 } ek_cache_stats;
 
-EK_API ek_status ek_context_create(ek_model *model, const ek_context_params *params, ek_context **context);
-EK_API void ek_context_free(ek_context *context);
-
-/* Appends `count` tokens to a sequence and, where logits is not NULL, writes those of the last `outputs` tokens,
- * (outputs, vocab) floats, 1 <= outputs <= count. Computed in micro-batches; only the wanted logits are computed.
- * EK_BAD_ARGUMENT: no such sequence or token, or count 0. EK_CACHE_FULL: nothing was added. EK_CANCELLED: the
- * micro-batches that were finished are in the cache, see ek_sequence_length. */
-EK_API ek_status ek_prefill(ek_context *context, uint32_t sequence, const int32_t *tokens, size_t count, float *logits,
-                            size_t outputs);
-
-/* Appends one token to each of `count` different sequences, at whatever length they are; logits (count, vocab), may be
- * NULL. EK_CACHE_FULL: nothing was added to any. */
-EK_API ek_status ek_decode(ek_context *context, const uint32_t *sequences, const int32_t *tokens, size_t count,
-                           float *logits);
-
-/* Tokens of a sequence so far, dropped ones included: the next one's position. */
-EK_API ek_status ek_sequence_length(const ek_context *context, uint32_t sequence, uint64_t *length);
-/* Forgets all tokens from `length` on. EK_BAD_ARGUMENT where a sliding-window layer has already let go of positions
- * that the shorter sequence needs (unless length is 0). */
-EK_API ek_status ek_sequence_truncate(ek_context *context, uint32_t sequence, uint64_t length);
-/* `to` becomes a copy of `from`; whole blocks are shared until one of the two writes to them. */
-EK_API ek_status ek_sequence_fork(ek_context *context, uint32_t from, uint32_t to);
+/* Set stats->struct_size before the call. */
 EK_API ek_status ek_cache_describe(const ek_context *context, ek_cache_stats *stats);
 
-/* Makes the call that works on the context return EK_CANCELLED before its next micro-batch or token; a call that comes
- * later is not affected. From any thread. */
+/* Asks the call that works on the context to stop before its next micro-batch or token; it then returns EK_CANCELLED.
+ * From any thread, callback or signal handler; never waits.
+ *
+ * It concerns the call that is under way at that moment and no other: it does nothing where none is, and nothing to
+ * one that has begun its last micro-batch or token, which returns as if it had not been asked. So a request that comes
+ * just before a call begins is lost; who must not lose one keeps a flag too and looks at it between calls and in
+ * on_token, see examples/generate.c. The context must not be freed meanwhile. */
 EK_API void ek_cancel(ek_context *context);
 
 /* ---- sampling */
 
+/* Chooses tokens; has a generator of random numbers and the last tokens. The same parameters, logits and calls give the
+ * same tokens on every machine. */
 typedef struct ek_sampler ek_sampler;
 
-/* Applied in the order of its members; all 0: greedy. */
+/* Applied in the order of its members, each to what the one before it left: the three filters to the probabilities at
+ * temperature 1, the temperature to what they leave. Of equal logits that with the lower number comes first. All 0:
+ * the greatest logit. */
 typedef struct ek_sampler_params {
   size_t struct_size;
-  float repetition_penalty; /* logits of the last `penalty_last` tokens: divided if positive, else multiplied; 0, 1:
-                               none */
-  uint32_t penalty_last;    /* 0: 64 */
-  float temperature;        /* 0: the greatest logit */
-  uint32_t top_k;           /* 0: all */
-  float top_p;              /* 0, 1: all */
-  float min_p;              /* relative to the greatest probability */
+  float repetition_penalty; /* of the last tokens' logits: divided by it if positive, else multiplied; 0 or 1: none */
+  uint32_t penalty_last;    /* how many tokens that concerns, at most 1048576; 0: 64 */
+  uint32_t top_k;           /* the most probable ones; 0: all */
+  float top_p;              /* the smallest set of the most probable ones that makes up this much; 0 or 1: all */
+  float min_p;              /* those with at least this share of the greatest probability, 0 .. 1 */
+  float temperature;        /* of the final draw; 0: the greatest logit */
   uint64_t seed;
 } ek_sampler_params;
 
+/* For logits of `vocab` >= 1 tokens; params may be NULL. The caller frees *sampler. EK_BAD_ARGUMENT, EK_NO_MEMORY. */
 EK_API ek_status ek_sampler_create(const ek_sampler_params *params, uint32_t vocab, ek_sampler **sampler);
 EK_API void ek_sampler_free(ek_sampler *sampler);
-/* Chooses from logits (vocab), which are left as they are, and remembers the choice. NaN logits: EK_BAD_ARGUMENT. */
+
+/* Chooses from logits (vocab), which are left as they are, and remembers the choice for the repetition penalty.
+ * EK_BAD_ARGUMENT: logits that are NaN or +infinity, or all -infinity. */
 EK_API ek_status ek_sampler_choose(ek_sampler *sampler, const float *logits, int32_t *token);
+
 /* Tells of a token that was not chosen here (the prompt's), for the repetition penalty. */
 EK_API ek_status ek_sampler_accept(ek_sampler *sampler, int32_t token);
 
-/* Called with every generated token; a value other than 0 stops. It must not use the context. */
+/* ---- generation */
+
+/* Called in the thread of ek_generate with every generated token; a value other than 0 stops: EK_CANCELLED. Of the
+ * context it may call ek_cancel alone. */
 typedef int ek_token_fn(void *user, int32_t token);
 
-/* Prefills the prompt and generates up to `most` tokens, each given to on_token and appended; stops after one of
- * `ends`. *generated counts them, also when it is cancelled. */
+/* Appends `prompt_count` >= 1 tokens to a sequence, also told to the sampler, and generates up to `most` tokens, each
+ * given to on_token (which may be NULL); the last is `most`th or one of the `end_count` tokens in `ends`.
+ * *generated (generated may be NULL) counts the tokens given to on_token, after every failure too. All of them but the
+ * last are then in the sequence: begin the next prompt with that one.
+ * The failures of ek_prefill, ek_decode and ek_sampler_choose; EK_CACHE_FULL may come after some tokens. */
 EK_API ek_status ek_generate(ek_context *context, uint32_t sequence, const int32_t *prompt, size_t prompt_count,
                              ek_sampler *sampler, size_t most, const int32_t *ends, size_t end_count,
                              ek_token_fn *on_token, void *user, size_t *generated);
