@@ -51,7 +51,12 @@ EK_API uint32_t ek_version(void);
 
 /* ek_context_params params = EK_INIT(ek_context_params); */
 #ifdef __cplusplus
-#define EK_INIT(type) (type{sizeof(type)})
+extern "C++" template <typename Params> inline Params ek_init_params() {
+  Params params = Params();
+  params.struct_size = sizeof params;
+  return params;
+}
+#define EK_INIT(type) (ek_init_params<type>())
 #else
 #define EK_INIT(type) ((type){.struct_size = sizeof(type)})
 #endif
@@ -119,7 +124,7 @@ EK_API void ek_model_free(ek_model *model);
 /* Set info->struct_size before the call. The strings live as long as the model. */
 EK_API ek_status ek_model_describe(const ek_model *model, ek_model_info *info);
 
-/* Query and KV heads of a layer; either pointer may be NULL. */
+/* Query and KV heads of a layer. */
 EK_API ek_status ek_model_heads(const ek_model *model, uint32_t layer, uint32_t *heads, uint32_t *kv_heads);
 
 /* ---- context: sequences and their attention cache */
