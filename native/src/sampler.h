@@ -1,0 +1,43 @@
+/* Choosing tokens: what ek_sampler_* of edgekit.h is made of. */
+#ifndef EK_SAMPLER_H
+#define EK_SAMPLER_H
+
+#include "error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ek_candidate {
+  int32_t token;
+  float logit;   /* after the repetition penalty */
+  double weight; /* its probability times the sum of all weights */
+} ek_candidate;
+
+uint32_t ek_sampler_vocab(const ek_sampler *sampler);
+
+/* What ek_sampler_choose draws from: the tokens that are left, in the order of their numbers. They stay valid until the
+ * sampler's next call. The same failures. */
+ek_status ek_sampler_distribution(ek_sampler *sampler, const float *logits, const ek_candidate **candidates,
+                                  size_t *count);
+
+/* ---- selection without sorting, in time proportional to count */
+
+/* An integer that is ordered as floats are; -0 is 0. NaN is beyond the infinities. */
+int32_t ek_order_of(float value);
+
+/* Keeps the `most` greatest logits, in their order; of equal ones the first. Returns how many that is. */
+size_t ek_keep_greatest(ek_candidate *candidates, size_t count, size_t most);
+
+/* Keeps the smallest set of greatest logits whose weights, which have to be ordered as the logits are, add up to at
+ * least `mass`; at least one. */
+size_t ek_keep_mass(ek_candidate *candidates, size_t count, double mass);
+
+/* e to the power of x <= 0, to 2e-16 relative and the same on every machine; 0 below -708. */
+double ek_exp(double x);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
