@@ -29,7 +29,7 @@ static ek_status new_file(const char *path, ek_gguf **file) {
 }
 
 ek_status ek_gguf_read(const uint8_t *bytes, size_t size, const char *path, ek_gguf **file) {
-  ek_gguf *made;
+  ek_gguf *made = NULL;
   TRY(new_file(path, &made));
   made->bytes = bytes;
   made->size = size;
@@ -62,7 +62,7 @@ static ek_status map_file(int descriptor, ek_gguf *file) {
 }
 
 ek_status ek_gguf_open(const char *path, ek_gguf **file) {
-  ek_gguf *made;
+  ek_gguf *made = NULL;
   TRY(new_file(path, &made));
   ek_status status;
   const int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is to be refused, not waited for */
