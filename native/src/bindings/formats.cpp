@@ -1,10 +1,8 @@
-// edgekit._native: the C core seen from Python. Shapes, dtypes and contiguity are checked here; the C below trusts
-// them.
+// Block encoders and decoders. Shapes, dtypes and contiguity are checked here; the C below trusts them.
+#include "bindings.h"
 #include "encode/encode.h"
 #include "format.h"
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
@@ -14,8 +12,6 @@
 #include <thread>
 #include <vector>
 
-namespace nb = nanobind;
-using Array = nb::ndarray<nb::ro, nb::device::cpu>;
 template <class T> using Matrix = nb::ndarray<nb::numpy, T, nb::ndim<2>>;
 
 namespace {
@@ -24,28 +20,6 @@ const ek_format &format_named(const std::string &name) {
   const ek_format *format = ek_format_find(name.c_str());
   if (!format) throw nb::value_error(("no block format is called '" + name + "'").c_str());
   return *format;
-}
-
-std::string shape_of(const Array &array) {
-  std::string text = "(";
-  for (size_t i = 0; i < array.ndim(); i++) text += (i ? ", " : "") + std::to_string(array.shape(i));
-  return text + ")";
-}
-
-bool is_contiguous(const Array &array) {
-  int64_t expected = 1;
-  for (size_t i = array.ndim(); i-- > 0;) {
-    if (array.shape(i) != 1 && array.stride(i) != expected) return false;
-    expected *= static_cast<int64_t>(array.shape(i));
-  }
-  return true;
-}
-
-template <class T> const T *checked(const Array &array, const char *name, const char *dtype) {
-  if (array.dtype() != nb::dtype<T>()) throw nb::value_error((std::string(name) + " must be " + dtype).c_str());
-  if (array.size() && !is_contiguous(array))
-    throw nb::value_error((std::string(name) + " must be C-contiguous").c_str());
-  return static_cast<const T *>(array.data());
 }
 
 void check_columns(const ek_format &format, size_t columns) {
@@ -151,7 +125,7 @@ Matrix<float> decode(const std::string &name, const Array &blocks, size_t column
     if (count) {
       split(count, threads, [&](size_t first, size_t number) {
         ek_dequantise(&format, data + first * static_cast<size_t>(format.block_bytes), number,
-                  out + first * static_cast<size_t>(format.block));
+                      out + first * static_cast<size_t>(format.block));
       });
     }
   }
@@ -207,8 +181,7 @@ nb::dict layout(const std::string &name) {
 
 } // namespace
 
-NB_MODULE(_native, m) {
-  m.doc() = "edgekit's C core: block encoders and decoders";
+void bind_formats(nb::module_ &m) {
   m.def("encode", &encode, nb::arg("format"), nb::arg("rows"), nb::arg("importance").none(), nb::arg("threads") = 1,
         nb::arg("isa_level") = -1,
         "Rows (N, K) float32 to blocks (N, B) uint8; importance None, (K,) or (N, K) float32.");
