@@ -102,7 +102,7 @@ def _finish(
     if special["unk"] is not None and kind == "spm":
         types[special["unk"]] = TokenType.UNKNOWN
     return TokenizerFiles(
-        tokenizer=files.tokenizer,
+        build=lambda _: files.tokenizer,
         kind=kind,
         tokens=tuple(tokens),
         types=tuple(int(value) for value in types),

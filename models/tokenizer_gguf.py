@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from edgekit.models.vocabulary import TokenizerFiles, TokenType, named_ends
 
 _T = TypeVar("_T")
 _MODELS = {"bpe": "gpt2", "spm": "llama"}
+_LONG_TEXT = 100_000  # characters; the whole vocabulary costs less then
+_MANY_LENGTHS = 256  # of tokens; real vocabularies have fewer
 _SPECIAL_KEYS = {"bos": "bos", "eos": "eos", "eot": "eot", "unk": "unknown", "pad": "padding"}
 
 
@@ -67,14 +69,15 @@ def read_metadata(metadata: Mapping[str, Any], source: Path) -> TokenizerFiles:
     pre = _get(metadata, "pre", str, source, "default")
     special = {name: _special(metadata, key, len(tokens)) for name, key in _SPECIAL_KEYS.items()}
     prefix = _get(metadata, "add_space_prefix", bool, source, kind == "spm")
-    tokenizer = (
-        _rebuild_spm(tokens, scores, types, prefix) if kind == "spm" else _rebuild_bpe(tokens, merges, pre, source)
-    )
-    _mark_added(tokenizer, tokens, types)
+    if kind == "spm":
+        build = _spm_builder(tokens, scores, types, prefix)
+    else:
+        whole = _rebuild_bpe(tokens, merges, types, pre, source)
+        build = lambda _: whole  # noqa: E731
     ends = {index for index in (special["eos"], special["eot"]) if index is not None}
     row = named(pre)
     return TokenizerFiles(
-        tokenizer=tokenizer,
+        build=build,
         kind="spm" if kind == "spm" else "bpe",
         tokens=tuple(tokens),
         types=tuple(types),
@@ -93,7 +96,7 @@ def read_metadata(metadata: Mapping[str, Any], source: Path) -> TokenizerFiles:
     )
 
 
-def _rebuild_bpe(tokens: list[str], merges: list[str], pre: str, source: Path) -> Tokenizer:
+def _rebuild_bpe(tokens: list[str], merges: list[str], types: list[int], pre: str, source: Path) -> Tokenizer:
     """Byte-level BPE with the pre-tokenizer that llama.cpp calls `pre`."""
     behaviour = named(pre)
     if behaviour is None:
@@ -112,30 +115,65 @@ def _rebuild_bpe(tokens: list[str], merges: list[str], pre: str, source: Path) -
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
+    _mark_added(tokenizer, zip(tokens, types, strict=True))
     return tokenizer
 
 
-def _rebuild_spm(tokens: list[str], scores: list[float], types: list[int], prefix: bool) -> Tokenizer:
-    """BPE over characters with byte fallback; merges follow from scores."""
+def _spm_builder(
+    tokens: list[str], scores: list[float], types: list[int], prefix: bool
+) -> Callable[[str | None], Tokenizer]:
+    """BPE over characters with byte fallback, of all tokens or of those that a text can be cut into.
+
+    All of 262,144 tokens make half a million merges and take seconds; a token that does not occur takes part in none.
+    """
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    kinds = zip(tokens, scores, types, strict=True)
-    mergeable = {token: score for token, score, kind in kinds if kind == TokenType.NORMAL}
-    unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == TokenType.UNKNOWN), None)
+    lengths = sorted(set(map(len, tokens)))
+
+    def occurring(text: str) -> list[int]:
+        found = {index for index, kind in enumerate(types) if kind in (TokenType.BYTE, TokenType.UNKNOWN)}
+        spaced = text.replace(" ", SPACE)
+        starts = ("", SPACE) if prefix else ("",)  # after an added token, too, a prefix comes
+        for form in {text, spaced}:
+            for length in lengths:
+                for start in starts:
+                    cut = length - len(start)
+                    pieces = {start + form[place : place + cut] for place in range(len(form) - cut + 1)}
+                    found.update(vocabulary[piece] for piece in pieces if piece in vocabulary)
+        return sorted(found)
+
+    def build(text: str | None) -> Tokenizer:
+        whole = text is None or len(text) > _LONG_TEXT or len(lengths) > _MANY_LENGTHS
+        chosen = range(len(tokens)) if whole or text is None else occurring(text)
+        rows = [(tokens[index], index, scores[index], types[index]) for index in chosen]
+        return _rebuild_spm(rows, prefix)
+
+    return build
+
+
+def _rebuild_spm(rows: list[tuple[str, int, float, int]], prefix: bool) -> Tokenizer:
+    """Of tokens with their ids, scores and types, by rising id; merges follow from scores."""
+    mergeable = {token: score for token, _, score, kind in rows if kind == TokenType.NORMAL}
+    unknown = next((token for token, _, _, kind in rows if kind == TokenType.UNKNOWN), None)
     model = BPE(
-        vocab=vocabulary, merges=merges_from_scores(mergeable), byte_fallback=True, fuse_unk=True, unk_token=unknown
+        vocab={token: index for token, index, _, _ in rows},
+        merges=merges_from_scores(mergeable),
+        byte_fallback=True,
+        fuse_unk=True,
+        unk_token=unknown,
     )
     tokenizer = Tokenizer(model)
     replace = normalizers.Replace(" ", SPACE)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), replace]) if prefix else replace
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    _mark_added(tokenizer, ((token, kind) for token, _, _, kind in rows))
     return tokenizer
 
 
-def _mark_added(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
+def _mark_added(tokenizer: Tokenizer, kinds: Iterable[tuple[str, int]]) -> None:
     """Tokens that are matched in the text before anything else."""
     special, plain = [], []
-    for token, kind in zip(tokens, types, strict=True):
+    for token, kind in kinds:
         if kind in (TokenType.CONTROL, TokenType.UNKNOWN):
             special.append(AddedToken(token, special=True, normalized=False))
         elif kind == TokenType.USER_DEFINED:

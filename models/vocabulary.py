@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,10 +41,11 @@ class TokenizerFiles:
 
     kind "bpe" is byte-level BPE (GGUF's "gpt2": `merges` and `pre`), "spm" is BPE over characters with byte fallback as
     SentencePiece makes it (GGUF's "llama": `scores`, and `add_space_prefix`). `end_ids` are all tokens that end a
-    generation, `eos` and `eot` among them. `tokenizer.encode(text, add_special_tokens=False)` gives ids without BOS.
+    generation, `eos` and `eot` among them. `build(None)` makes the runnable object, which takes seconds for a large
+    vocabulary in a GGUF; `build(text)` makes one that is good for that text.
     """
 
-    tokenizer: Tokenizer
+    build: Callable[[str | None], Tokenizer] = field(compare=False)
     kind: Literal["bpe", "spm"]
     tokens: tuple[str, ...]
     types: tuple[int, ...]
@@ -60,6 +62,11 @@ class TokenizerFiles:
     add_eos: bool
     add_space_prefix: bool
     chat_template: str | None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """`encode(text, add_special_tokens=False)` gives ids without BOS."""
+        return self.build(None)
 
     def padded(self, rows: int, source: Path) -> TokenizerFiles:
         """With unused tokens up to the embedding's rows, as stock converters do; InputError on fewer rows."""

@@ -144,8 +144,10 @@ def check_same_ids(folder: Path, path: Path, strings: list[str]) -> TokenizerFil
     expected = ids(files, strings)
     again = read_gguf(path)
     assert ids(again, strings) == expected
+    for text, wanted in zip(strings, expected, strict=True):  # by a part of the vocabulary that is good for the text
+        assert again.build(text).encode(text, add_special_tokens=False).ids == wanted
     assert llama_ids(path, strings) == expected
-    same = replace(again, tokenizer=files.tokenizer, end_ids=files.end_ids)
+    same = replace(again, end_ids=files.end_ids)
     assert same == files
     return files
 
@@ -391,7 +393,7 @@ def test_damaged_metadata() -> None:
     files = load_tokenizer(open_checkpoint(SAMPLE))
     good = tokenizer_metadata(files)
     source = Path("x.gguf")
-    assert replace(read_metadata(good, source), tokenizer=files.tokenizer) == files
+    assert read_metadata(good, source) == files
     for key, value, message in [
         ("model", "t5", "'t5'"),
         ("tokens", None, "tokens"),
