@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.models.errors import InputError
 
+_STRIPE = 64  # scores of which one maximum is taken
 REPETITION_WINDOW = 64  # how many of the last tokens the repetition penalty looks at
 
 
@@ -92,14 +93,20 @@ def penalise(logits: NDArray[np.float32], recent: Sequence[int], penalty: float)
 
 def largest(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     """The indices of the `count` largest scores, descending; the lower index first (and kept) among equals."""
-    if count < len(scores):
-        threshold = np.partition(scores, -count)[-count]
-        above = np.flatnonzero(scores > threshold)
-        level = np.flatnonzero(scores == threshold)[: count - len(above)]
-        indices = np.sort(np.concatenate([above, level]))
-    else:
-        indices = np.arange(len(scores))
-    return indices[np.argsort(-scores[indices], kind="stable")]
+    if count >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    candidates = np.flatnonzero(scores >= _bound(scores, count))
+    values = scores[candidates]
+    return candidates[np.argsort(-values, kind="stable")[:count]]
+
+
+def _bound(scores: NDArray[np.float64], count: int) -> float:
+    """A score that at least `count` are not below, and not many more."""
+    stripes = len(scores) // _STRIPE
+    if stripes >= count:  # each stripe holds one that is its maximum
+        maxima = scores[: stripes * _STRIPE].reshape(_STRIPE, stripes).max(axis=0)
+        return float(np.partition(maxima, -count)[-count])
+    return float(np.partition(scores, -count)[-count])
 
 
 def count_top_p(probabilities: NDArray[np.float64], p: float) -> int:

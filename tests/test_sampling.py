@@ -99,6 +99,15 @@ def test_equal_logits_keep_the_lower_ids() -> None:
     assert Sampler(Sampling(temperature=0)).choose(logits) == 1
 
 
+@pytest.mark.parametrize("top_k", [1, 40, 77, 78, 79, 500])
+def test_top_k_of_a_large_vocabulary(top_k: int) -> None:
+    """5000 logits of which many are equal, some of them impossible; 78 stripes of 64 and 8 more."""
+    for seed in range(3):
+        logits = np.round(random_logits(seed, 5000), 1)
+        logits[::7] = -np.inf
+        check(logits, Sampling(**{**ALL, "temperature": 1.0, "top_k": top_k}), [])
+
+
 def test_only_the_last_tokens_are_penalised() -> None:
     logits = np.array([2, 1], np.float32)
     greedy = Sampling(temperature=0, repetition_penalty=4.0)
