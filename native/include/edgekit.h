@@ -139,7 +139,7 @@ typedef struct ek_context_params {
   size_t struct_size;
   uint32_t positions;            /* tokens that one sequence may hold, at most 16777216; 0: the model's context, at most
                                     4096 */
-  uint32_t sequences;            /* at most 65536; 0: 1 */
+  uint32_t sequences;            /* at most 1024; 0: 1 */
   uint32_t key_type, value_type; /* ek_cache_type_id */
   uint32_t micro_batch;          /* tokens computed at once, at most 16384: longer ones are faster, and it is as long
                                     that ek_cancel takes to have effect; 0: 512 */

@@ -4,6 +4,8 @@
 
 #include "error.h"
 
+#include <string.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -23,8 +25,14 @@ ek_status ek_sampler_distribution(ek_sampler *sampler, const float *logits, cons
 
 /* ---- selection without sorting, in time proportional to count */
 
-/* An integer that is ordered as floats are; -0 is 0. NaN is beyond the infinities. */
-int32_t ek_order_of(float value);
+/* An integer that is ordered as floats are; -0 is 0. Its magnitude (~ of it where it is negative) is beyond infinity's
+ * for NaN. */
+static inline int32_t ek_order_of(float value) {
+  int32_t bits;
+  value += 0.0f; /* -0 becomes 0 */
+  memcpy(&bits, &value, sizeof bits);
+  return bits ^ (bits >> 31 & 0x7fffffff);
+}
 
 /* Keeps the `most` greatest logits, in their order; of equal ones the first. Returns how many that is. */
 size_t ek_keep_greatest(ek_candidate *candidates, size_t count, size_t most);

@@ -11,13 +11,6 @@ static const struct digit {
   int shift, bins;
 } digits[DIGITS] = {{21, 2048}, {10, 2048}, {0, 1024}};
 
-int32_t ek_order_of(float value) {
-  int32_t bits;
-  value += 0.0f; /* -0 becomes 0 */
-  memcpy(&bits, &value, sizeof bits);
-  return bits ^ (bits >> 31 & 0x7fffffff);
-}
-
 static uint32_t key_of(const ek_candidate *c) { return (uint32_t)ek_order_of(c->logit) ^ 0x80000000u; }
 
 /* What is kept: all above `key`, and the first `equals` with that key. */
