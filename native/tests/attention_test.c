@@ -75,27 +75,33 @@ static void store_side(world *w, check_rng *rng, ek_cache_side side, int interle
 static void make_world(world *w, check_rng *rng, int interleave, int number) {
   static const size_t some_dims[] = {64, 32, 128, 96, 64, 256};
   const int many = number % 5 == 4; /* blocks, of which there are spans */
-  *w = (world){.tokens = many || number % 3 ? 1 : (size_t)(1 + check_below(rng, 20))};
+  const int one = number % 7 == 3;  /* block, full, that some tokens may see all of and others not */
+  *w = (world){.tokens = one || (!many && number % 3 == 0) ? (size_t)(1 + check_below(rng, 20)) : 1};
   ek_attention *a = &w->attention;
   *a = (ek_attention){.key_type = types[number % 3],
                       .value_type = types[number / 3 % 3],
                       .kv_heads = (size_t)(1 + check_below(rng, 2)),
                       .group = (size_t)(1 + number % 8),
                       .dims = many ? 64 : some_dims[check_below(rng, 6)],
-                      .window = check_below(rng, 2) ? 0 : 1 + check_below(rng, 100),
+                      .window = check_below(rng, 2) ? 0 : 1 + check_below(rng, one ? 40 : 100),
                       .causal = check_below(rng, 4) != 0,
                       .softcap = check_below(rng, 3) ? 0 : check_uniform(rng, 2, 30)};
+  if (one && number % 2) { /* what they may see is a matter of the window alone */
+    a->window = 14 + check_below(rng, 8);
+    a->causal = 0;
+  }
   a->scale = check_uniform(rng, 0.5f, 3) / sqrtf((float)a->dims);
-  w->cache.blocks = (size_t)(many ? 33 + check_below(rng, 60) : check_below(rng, 24));
+  w->cache.blocks = (size_t)(one ? 1 : many ? 33 + check_below(rng, 60) : check_below(rng, 24));
   w->slots = w->cache.blocks * EK_CACHE_BLOCK;
   w->cache.positions_stride = check_below(rng, 2) ? 0 : w->slots;
   const size_t copies = w->cache.positions_stride ? a->kv_heads : 1;
-  const int stored = w->slots ? check_below(rng, (int)w->slots * 3 / 2 + 1) : 0;
+  const int stored = one ? 16 : w->slots ? check_below(rng, (int)w->slots * 3 / 2 + 1) : 0;
   w->slot_positions = check_buffer_new(w->slots * copies * 4, 4, CHECK_END);
   for (size_t c = 0; c < copies && w->slots; c++)
     place_positions(rng, integers(&w->slot_positions) + c * w->slots, w->slots, stored);
   w->positions = check_buffer_new(w->tokens * 4, 4, CHECK_END);
-  const int first = stored > (int)w->tokens ? stored - (int)w->tokens : 0;
+  const int late = one ? check_below(rng, 16) : 0,
+            first = stored + late > (int)w->tokens ? stored + late - (int)w->tokens : 0;
   for (size_t t = 0; t < w->tokens; t++) integers(&w->positions)[t] = first + (int)t;
   const size_t rows = w->tokens * a->kv_heads * a->group;
   w->queries = check_buffer_new(rows * a->dims * 4, 4, CHECK_END);
