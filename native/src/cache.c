@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = EK_CACHE_BLOCK, LINE = 64 };
+enum { BLOCK = EK_CACHE_BLOCK, LINE = 64, DEFAULT_STEP = 128 };
 
 typedef struct layer {
   size_t kv_heads, capacity; /* blocks of a head in a table */
@@ -27,7 +27,8 @@ typedef struct table {
 typedef struct sequence {
   uint64_t length;
   size_t reserved;
-  table *tables; /* (layers); the memory of what they point to follows */
+  size_t promised; /* blocks that the reserved tokens need at most, beyond those that layers let go of */
+  table *tables;   /* (layers); the memory of what they point to follows */
 } sequence;
 
 struct ek_cache {
@@ -36,6 +37,7 @@ struct ek_cache {
   size_t dims, layer_count, heads; /* heads: KV heads of all layers */
   layer *layers;
   sequence *sequences;
+  size_t promised; /* of all sequences */
   ek_cache_blocks blocks;
 };
 
@@ -56,8 +58,8 @@ static void release(void *user, void *memory, size_t bytes) {
 }
 
 /* A window may begin and end within a block, and so may a step. */
-static size_t capacity_of(uint64_t window, uint64_t positions) {
-  const size_t all = blocks_for(positions), ring = blocks_for(window) + EK_CACHE_STEP / BLOCK + 1;
+static size_t capacity_of(uint64_t window, const ek_cache_params *params) {
+  const size_t all = blocks_for(params->positions), ring = blocks_for(window) + blocks_for(params->step) + 1;
   return window > 0 && ring < all ? ring : all;
 }
 
@@ -110,7 +112,7 @@ static int make_layers(ek_cache *cache, const ek_model *model) {
   for (size_t i = 0; i < cache->layer_count; i++) {
     const ek_layer *l = &model->layers[i];
     const uint64_t window = l->sliding ? model->shape.window : 0;
-    cache->layers[i] = (layer){l->kv_heads, capacity_of(window, cache->params.positions), window};
+    cache->layers[i] = (layer){l->kv_heads, capacity_of(window, &cache->params), window};
     cache->heads += l->kv_heads;
   }
   return 1;
@@ -145,6 +147,7 @@ ek_status ek_cache_create_in(const ek_cache_allocator *allocator, const ek_model
                        .dims = model->shape.padded_dim,
                        .layer_count = model->shape.layers,
                        .blocks = blocks};
+    if (made->params.step == 0) made->params.step = DEFAULT_STEP;
   }
   if (!made || !make_layers(made, model) || !make_sequences(made)) {
     ek_cache_free(made);
@@ -160,6 +163,8 @@ ek_status ek_cache_create_in(const ek_cache_allocator *allocator, const ek_model
 ek_status ek_cache_create(const ek_model *model, const ek_cache_params *params, ek_cache **cache) {
   return ek_cache_create_in(&(ek_cache_allocator){allocate, release, NULL}, model, params, cache);
 }
+
+const ek_cache_params *ek_cache_described(const ek_cache *cache) { return &cache->params; }
 
 /* --- lengths --- */
 
@@ -263,12 +268,16 @@ static void cut(ek_cache *cache, sequence *s, uint64_t length) {
   s->reserved = 0;
 }
 
-/* Sliding layers: blocks of which the next token sees nothing, nor the one before it, so that one token can always be
- * taken back. */
-static void let_go(ek_cache *cache, const layer *l, table *t, uint64_t length) {
+/* Sliding layers: how many of its first blocks a table of `blocks` lets go of at a length: those of which the next
+ * token sees nothing, nor the one before it, so that one token can always be taken back. */
+static size_t gone_at(const layer *l, size_t first, size_t blocks, uint64_t length) {
   const size_t kept_from = l->window > 0 && length > l->window ? (size_t)((length - l->window) / BLOCK) : 0;
-  if (kept_from <= t->first || t->blocks == 0) return;
-  const size_t gone = kept_from - t->first, left = t->blocks - gone;
+  return kept_from <= first || blocks == 0 ? 0 : kept_from - first;
+}
+
+static void let_go(ek_cache *cache, const layer *l, table *t, uint64_t length) {
+  const size_t gone = gone_at(l, t->first, t->blocks, length), left = t->blocks - gone;
+  if (gone == 0) return;
   for (size_t h = 0; h < l->kv_heads; h++) {
     const size_t to = h * l->capacity, from = to + gone;
     for (size_t b = to; b < from; b++) ek_cache_block_drop(&cache->blocks, ek_cache_block_of(t->keys[b]));
@@ -276,11 +285,35 @@ static void let_go(ek_cache *cache, const layer *l, table *t, uint64_t length) {
     memmove(t->values + to, t->values + from, left * sizeof *t->values);
     memmove(t->positions + to * BLOCK, t->positions + from * BLOCK, left * BLOCK * sizeof *t->positions);
   }
-  t->first = kept_from;
+  t->first += gone;
   t->blocks = left;
 }
 
 /* --- tokens --- */
+
+/* Blocks of a table that come back when it lets go of its first `gone`, some of which it may not have yet. */
+static size_t blocks_back(const layer *l, const table *t, size_t gone) {
+  size_t back = l->kv_heads * gone;
+  for (size_t h = 0; h < l->kv_heads; h++) {
+    for (size_t b = 0; b < gone && b < t->blocks; b++)
+      back -= ek_cache_block_of(t->keys[h * l->capacity + b])->references > 1;
+  }
+  return back;
+}
+
+/* How many blocks more than now are taken at some time while the layers are opened and closed one after another. */
+static size_t blocks_promised(const ek_cache *cache, const sequence *s, uint64_t end) {
+  int64_t taken = 0, most = 0;
+  for (size_t i = 0; i < cache->layer_count; i++) {
+    const layer *l = &cache->layers[i];
+    const table *t = &s->tables[i];
+    const size_t first = first_of(t, s->length), blocks = blocks_for(end) - first;
+    taken += (int64_t)blocks_wanted(l, t, s->length, end);
+    if (taken > most) most = taken;
+    taken -= (int64_t)blocks_back(l, t, gone_at(l, first, blocks, end));
+  }
+  return (size_t)most;
+}
 
 static ek_status not_settled(uint32_t sequence) {
   return ek_fail(EK_BAD_ARGUMENT, "sequence %" PRIu32 " has reserved tokens: commit or abandon them first", sequence);
@@ -291,21 +324,29 @@ ek_status ek_cache_reserve(ek_cache *cache, uint32_t sequence_index, size_t coun
   if (status != EK_OK) return status;
   sequence *s = &cache->sequences[sequence_index];
   if (s->reserved > 0) return not_settled(sequence_index);
-  if (count > EK_CACHE_STEP)
-    return ek_fail(EK_BAD_ARGUMENT, "%zu tokens at once: at most %d can be reserved", count, EK_CACHE_STEP);
+  if (count > cache->params.step)
+    return ek_fail(EK_BAD_ARGUMENT, "%zu tokens at once: at most %" PRIu32 " can be reserved", count,
+                   cache->params.step);
   if (count == 0) return EK_OK;
-  const uint64_t end = s->length + count;
-  size_t wanted = 0;
-  for (size_t i = 0; i < cache->layer_count; i++)
-    wanted += blocks_wanted(&cache->layers[i], &s->tables[i], s->length, end);
-  if (!ek_cache_blocks_prepare(&cache->blocks, wanted))
+  const size_t promised = blocks_promised(cache, s, s->length + count);
+  if (!ek_cache_blocks_prepare(&cache->blocks, cache->promised + promised))
     return ek_fail(EK_NO_MEMORY,
                    "attention cache: out of memory at %" PRIu64 " tokens of sequence %" PRIu32
                    "; truncate sequences, or use a smaller cache type (q8_0, q4_0)",
                    s->length, sequence_index);
-  for (size_t i = 0; i < cache->layer_count; i++) extend(cache, &cache->layers[i], &s->tables[i], s->length, end);
+  cache->promised += s->promised = promised;
   s->reserved = count;
   return EK_OK;
+}
+
+void ek_cache_open_layer(ek_cache *cache, uint32_t sequence_index, uint32_t layer_index) {
+  sequence *s = &cache->sequences[sequence_index];
+  extend(cache, &cache->layers[layer_index], &s->tables[layer_index], s->length, s->length + s->reserved);
+}
+
+void ek_cache_close_layer(ek_cache *cache, uint32_t sequence_index, uint32_t layer_index) {
+  sequence *s = &cache->sequences[sequence_index];
+  let_go(cache, &cache->layers[layer_index], &s->tables[layer_index], s->length + s->reserved);
 }
 
 void ek_cache_store_head(ek_cache *cache, uint32_t sequence, uint32_t layer_index, uint32_t kv_head, size_t index,
@@ -332,17 +373,23 @@ void ek_cache_view(ek_cache *cache, uint32_t sequence, uint32_t layer_index, ek_
                                .blocks_stride = capacity};
 }
 
-void ek_cache_commit(ek_cache *cache, uint32_t sequence_index, size_t count) {
+/* Blocks for one token in every layer are kept, so that decoding need not ask for memory. */
+static void settle(ek_cache *cache, sequence *s, uint64_t length) {
+  cache->promised -= s->promised;
+  s->promised = s->reserved = 0;
+  s->length = length;
+  ek_cache_blocks_trim(&cache->blocks, cache->promised + cache->heads);
+}
+
+void ek_cache_commit(ek_cache *cache, uint32_t sequence_index) {
   sequence *s = &cache->sequences[sequence_index];
-  cut(cache, s, s->length + count);
-  for (size_t i = 0; i < cache->layer_count; i++) let_go(cache, &cache->layers[i], &s->tables[i], s->length);
-  ek_cache_blocks_trim(&cache->blocks, cache->heads * blocks_for(count));
+  settle(cache, s, s->length + s->reserved);
 }
 
 void ek_cache_abandon(ek_cache *cache, uint32_t sequence_index) {
   sequence *s = &cache->sequences[sequence_index];
   cut(cache, s, s->length);
-  ek_cache_blocks_trim(&cache->blocks, cache->heads);
+  settle(cache, s, s->length);
 }
 
 /* --- sequences --- */
@@ -352,8 +399,8 @@ static uint64_t shortest(const ek_cache *cache, const sequence *s) {
   uint64_t length = 1;
   for (size_t i = 0; i < cache->layer_count; i++) {
     const table *t = &s->tables[i];
-    const uint64_t gone = t->blocks > 0 ? (uint64_t)t->first * BLOCK : 0;
-    if (gone > 0 && gone + cache->layers[i].window - 1 > length) length = gone + cache->layers[i].window - 1;
+    const uint64_t gone = t->blocks > 0 ? (uint64_t)t->first * BLOCK : 0, window = cache->layers[i].window;
+    if (gone > 0 && window > 1 && gone + window - 1 > length) length = gone + window - 1;
   }
   return length;
 }
@@ -373,7 +420,7 @@ ek_status ek_cache_truncate(ek_cache *cache, uint32_t sequence_index, uint64_t l
                    " or more, or to 0",
                    sequence_index, length, least);
   cut(cache, s, length);
-  ek_cache_blocks_trim(&cache->blocks, length > 0 ? cache->heads : 0);
+  ek_cache_blocks_trim(&cache->blocks, cache->promised + (length > 0 ? cache->heads : 0));
   return EK_OK;
 }
 
@@ -402,7 +449,7 @@ ek_status ek_cache_fork(ek_cache *cache, uint32_t from, uint32_t to) {
   for (size_t i = 0; i < cache->layer_count; i++)
     share_table(cache, &cache->layers[i], &source->tables[i], &s->tables[i]);
   s->length = source->length;
-  ek_cache_blocks_trim(&cache->blocks, s->length > 0 ? cache->heads : 0);
+  ek_cache_blocks_trim(&cache->blocks, cache->promised + (s->length > 0 ? cache->heads : 0));
   return EK_OK;
 }
 
@@ -414,7 +461,7 @@ void ek_cache_bytes(const ek_cache *cache, uint64_t *allocated, uint64_t *peak, 
 
 void ek_cache_free(ek_cache *cache) {
   if (!cache) return;
-  const size_t bytes = tables_bytes(cache);
+  const size_t bytes = cache->sequences ? tables_bytes(cache) : 0;
   for (size_t i = 0; cache->sequences && i < cache->params.sequences && cache->sequences[i].tables; i++) {
     cut(cache, &cache->sequences[i], 0);
     ek_cache_memory_free(&cache->blocks, cache->sequences[i].tables, bytes);
