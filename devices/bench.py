@@ -22,33 +22,35 @@ from edgekit.devices.result import BenchResult, Build, Config, Machine, Memory, 
 from edgekit.devices.verdict import judge
 from edgekit.models.errors import InputError
 from edgekit.models.gguf_header import read_header
-from edgekit.runtimes.session import available_cores, choose_threads
+from edgekit.runtimes import DEFAULT_RUNTIME, CacheTypes, thread_count
+from edgekit.runtimes.session import available_cores
 
-_PACKAGES = {"llama.cpp": "llama-cpp-python", "torch": "torch"}
+_PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "torch"}
 
 
 def bench(
     model: Path,
     *,
-    runtime: str = "llama.cpp",
+    runtime: str = DEFAULT_RUNTIME,
     prompt_tokens: int = 512,
     gen_tokens: int = 64,
     reps: int = 5,
     threads: int | None = None,
+    cache: CacheTypes | None = None,
 ) -> BenchResult:
     """Run fixed token ids `reps` times after one run to warm up, and once more in a process of its own for the memory.
 
     Decoding is greedy and does not stop at end tokens. Raises InputError for a file that cannot be run, or options that
     are out of range or beyond the model's context.
     """
-    config = _config(prompt_tokens, gen_tokens, reps, threads)
+    config = _config(runtime, prompt_tokens, gen_tokens, reps, threads, cache)
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    measure(model, runtime, prompt_tokens, gen_tokens, config.threads)
+    measure(model, runtime, prompt_tokens, gen_tokens, threads, cache)
     samples = tuple(
-        measure(model, runtime, prompt_tokens, gen_tokens, config.threads)
+        measure(model, runtime, prompt_tokens, gen_tokens, threads, cache)
         for _ in tqdm(range(reps), desc="bench", unit="run", disable=None)
     )
-    memory = _memory(model, runtime, config)
+    memory = _memory(model, runtime, config, threads)
     summary = summarise(samples)
     machine = _machine(load_average)
     status, reasons = judge(samples, summary, config, memory, machine)
@@ -66,7 +68,9 @@ def bench(
     )
 
 
-def _config(prompt_tokens: int, gen_tokens: int, reps: int, threads: int | None) -> Config:
+def _config(
+    runtime: str, prompt_tokens: int, gen_tokens: int, reps: int, threads: int | None, cache: CacheTypes | None
+) -> Config:
     for option, value, least in (
         ("--prompt-tokens", prompt_tokens, 1),
         ("--gen-tokens", gen_tokens, 2),  # one interval between tokens at least
@@ -74,12 +78,14 @@ def _config(prompt_tokens: int, gen_tokens: int, reps: int, threads: int | None)
     ):
         if value < least:
             raise InputError(f"{option} {value} is out of range: give {least} or more")
-    return Config(prompt_tokens, gen_tokens, reps, choose_threads(threads))
+    return Config(
+        prompt_tokens, gen_tokens, reps, thread_count(runtime, threads), None if cache is None else str(cache)
+    )
 
 
-def _memory(model: Path, runtime: str, config: Config) -> Memory:
+def _memory(model: Path, runtime: str, config: Config, threads: int | None) -> Memory:
     """A fresh process, so that neither earlier repetitions nor other models count."""
-    numbers = (config.prompt_tokens, config.gen_tokens, config.threads)
+    numbers = (config.prompt_tokens, config.gen_tokens, threads or 0, config.cache_type or "")
     command = [sys.executable, "-m", "edgekit.devices.measure", str(model), runtime, *map(str, numbers)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:

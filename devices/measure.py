@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.devices.result import Sample
-from edgekit.runtimes import Session, load
+from edgekit.runtimes import CacheTypes, Session, load
 
 
 def prompt_ids(session: Session, count: int) -> list[int]:
@@ -30,11 +30,13 @@ def prompt_ids(session: Session, count: int) -> list[int]:
     return ids[:count]
 
 
-def measure(model: Path, runtime: str, prompt_tokens: int, gen_tokens: int, threads: int) -> Sample:
+def measure(
+    model: Path, runtime: str, prompt_tokens: int, gen_tokens: int, threads: int | None, cache: CacheTypes | None = None
+) -> Sample:
     """Load, prefill and decode once, greedily and past end tokens, on the monotonic clock."""
     clock = time.perf_counter
     start = clock()
-    session = load(model, runtime=runtime, context=prompt_tokens + gen_tokens, threads=threads)
+    session = load(model, runtime=runtime, context=prompt_tokens + gen_tokens, threads=threads, cache=cache)
     load_s = clock() - start
     try:
         prompt = prompt_ids(session, prompt_tokens)
@@ -82,10 +84,11 @@ def peak_bytes() -> int | None:
 
 
 def main() -> None:
-    """`python -m edgekit.devices.measure MODEL RUNTIME PROMPT GEN THREADS`: run once, print the memory as JSON."""
-    model, runtime, prompt, gen, threads = sys.argv[1:]
+    """`python -m edgekit.devices.measure MODEL RUNTIME PROMPT GEN THREADS CACHE`: run once, print memory as JSON."""
+    model, runtime, prompt, gen, threads, types = sys.argv[1:]
     baseline = peak_bytes()
-    measure(Path(model), runtime, int(prompt), int(gen), int(threads))
+    cache = CacheTypes.parse(types) if types else None
+    measure(Path(model), runtime, int(prompt), int(gen), int(threads) or None, cache)
     sys.stdout.write(json.dumps({"baseline_bytes": baseline, "peak_bytes": peak_bytes()}))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Verdict = Literal["valid", "degraded", "invalid"]
 
@@ -99,6 +99,7 @@ class Config:
     gen_tokens: int
     reps: int
     threads: int
+    cache_type: str | None = None  # of keys and values, as `CacheTypes` spells it; None: the runtime's own
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from edgekit.models.divergence import WINDOW, TokenDivergences, evaluation_windo
 from edgekit.models.errors import InputError
 from edgekit.models.gguf_header import read_header
 from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
-from edgekit.runtimes import Session, load
+from edgekit.runtimes import DEFAULT_RUNTIME, CacheTypes, Session, load
 from edgekit.runtimes.session import choose_threads
 
 _BYTES_PER_TOKEN = 64  # far more than any tokenizer's average, to cut long texts before they are tokenised
@@ -48,10 +48,11 @@ def evaluate(
     *,
     reference: str | Path,
     text: Path,
-    runtime: str = "llama.cpp",
+    runtime: str = DEFAULT_RUNTIME,
     chunks: int | None = None,
     adapter: Path | None = None,
     threads: int | None = None,
+    cache: CacheTypes | None = None,
     context: int = WINDOW,
 ) -> Evaluation:
     """Compare a GGUF's predictions with its checkpoint's (`models/divergence.py` is the protocol).
@@ -67,7 +68,7 @@ def evaluate(
         raise InputError(f"a context of {context} is beyond the {checkpoint.spec.context} of {reference}: choose less")
     tokenizer = load_tokenizer(checkpoint)
     windows = _windows(tokenizer, text, context, chunks)
-    session = load(model, runtime=runtime, context=context, threads=threads)
+    session = load(model, runtime=runtime, context=context, threads=threads, cache=cache)
     try:
         _check_vocabulary(session, tokenizer, checkpoint, windows, model)
         divergences = _score(checkpoint, session, windows, threads)

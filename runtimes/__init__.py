@@ -7,23 +7,31 @@ from pathlib import Path
 from typing import cast
 
 from edgekit.models.errors import InputError
-from edgekit.runtimes.session import Runtime, Session, SessionStats
+from edgekit.runtimes.session import CacheTypes, Runtime, Session, SessionStats, choose_threads
 
-__all__ = ["RUNTIMES", "Session", "SessionStats", "load"]
+__all__ = ["DEFAULT_RUNTIME", "RUNTIMES", "CacheTypes", "Session", "SessionStats", "load", "thread_count"]
 
 # Name on the command line -> module; each is imported when it is asked for.
 RUNTIMES: dict[str, str] = {
+    "native": "edgekit.runtimes.native",
     "llama.cpp": "edgekit.runtimes.llama_cpp",
     "torch": "edgekit.runtimes.torch_reference",
 }
+DEFAULT_RUNTIME = "native"
 
 
 def load(
-    path: str | Path, *, runtime: str = "llama.cpp", context: int | None = None, threads: int | None = None
+    path: str | Path,
+    *,
+    runtime: str = DEFAULT_RUNTIME,
+    context: int | None = None,
+    threads: int | None = None,
+    cache: CacheTypes | None = None,
 ) -> Session:
     """Open a GGUF in a runtime.
 
-    `context`: positions to allocate (None: the trained context, at most 4096); `threads`: None means all cores.
+    `context`: positions to allocate (None: the trained context, at most 4096); `threads`: None means all cores (native:
+    all big ones); `cache`: types of keys and values (None: float16; torch: float32, no other).
     Raises InputError for an unknown runtime, a missing or unreadable file, or a file that the runtime refuses, and
     MissingExtra where the runtime's package is not installed.
     """
@@ -32,7 +40,16 @@ def load(
     path = Path(path)
     _check_gguf(path)
     module = cast(Runtime, import_module(RUNTIMES[runtime]))
-    return module.load(path, context=context, threads=threads)
+    return module.load(path, context=context, threads=threads, cache=cache)
+
+
+def thread_count(runtime: str, threads: int | None) -> int:
+    """How many threads a runtime works with where it is asked for that many, or for None."""
+    if threads is None and runtime == "native":
+        from edgekit import _native
+
+        return _native.big_cores()
+    return choose_threads(threads)
 
 
 def _check_gguf(path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.errors import InputError, MissingExtra
 from edgekit.runtimes.attention_cache import MICRO_BATCH, cache_bytes
-from edgekit.runtimes.session import SessionStats, check_tokens, choose_context, choose_threads
+from edgekit.runtimes.session import CacheTypes, SessionStats, check_tokens, choose_context, choose_threads
 
 try:
     import llama_cpp
@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
     raise MissingExtra("llama-cpp-python", "llama-cpp") from error
 
 _WARN, _ERROR = 3, 4  # GGML_LOG_LEVEL_*
+_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # GGML_TYPE_*
 
 
 class _Log:
@@ -66,9 +67,13 @@ def set_debug(debug: bool) -> None:
     _log().debug = debug
 
 
-def load(path: Path, *, context: int | None, threads: int | None) -> LlamaCppSession:
-    """Open a GGUF on the CPU. Raises InputError with llama.cpp's own reason where it refuses the file."""
+def load(path: Path, *, context: int | None, threads: int | None, cache: CacheTypes | None = None) -> LlamaCppSession:
+    """Open a GGUF on the CPU; `cache` None means float16.
+
+    Raises InputError with llama.cpp's own reason where it refuses the file.
+    """
     cores = choose_threads(threads)
+    cache = cache or CacheTypes("f16", "f16")
     with _log().listening() as lines:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -77,17 +82,17 @@ def load(path: Path, *, context: int | None, threads: int | None) -> LlamaCppSes
             raise InputError(f"llama.cpp refuses {path}: {_reason(lines)}: export the model again")
         try:
             positions = choose_context(context, llama_cpp.llama_model_n_ctx_train(model), path)
-            handle = llama_cpp.llama_init_from_model(model, _context_params(positions, cores))
+            handle = llama_cpp.llama_init_from_model(model, _context_params(positions, cores, cache))
             if not handle:
                 raise InputError(f"llama.cpp cannot allocate a context of {positions} for {path}: {_reason(lines)}")
         except BaseException:
             llama_cpp.llama_model_free(model)
             raise
     warnings = [text.strip() for level, text in lines if level in (_WARN, _ERROR)]
-    return LlamaCppSession(path, model, handle, positions, warnings)
+    return LlamaCppSession(path, model, handle, positions, cache, warnings)
 
 
-def _context_params(positions: int, threads: int) -> Any:
+def _context_params(positions: int, threads: int, cache: CacheTypes) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = positions
     params.n_batch = params.n_ubatch = min(MICRO_BATCH, positions)
@@ -95,6 +100,7 @@ def _context_params(positions: int, threads: int) -> Any:
     params.offload_kqv = params.op_offload = False
     params.swa_full = False
     params.no_perf = True
+    params.type_k, params.type_v = _TYPES[cache.keys], _TYPES[cache.values]
     return params
 
 
@@ -112,10 +118,12 @@ def _free(handle: Any, model: Any) -> None:
 
 
 class LlamaCppSession:
-    """A `Session` of llama.cpp: float16 attention cache, flash attention as llama.cpp chooses, CPU only."""
+    """A `Session` of llama.cpp: flash attention as llama.cpp chooses, CPU only."""
 
-    def __init__(self, path: Path, model: Any, handle: Any, context: int, warnings: list[str]) -> None:
-        self._path, self._model, self._handle, self._position = path, model, handle, 0
+    def __init__(
+        self, path: Path, model: Any, handle: Any, context: int, cache: CacheTypes, warnings: list[str]
+    ) -> None:
+        self._path, self._model, self._handle, self._cache, self._position = path, model, handle, cache, 0
         self._vocabulary = llama_cpp.llama_model_get_vocab(model)
         self._memory = llama_cpp.llama_get_memory(handle)
         self.vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
@@ -221,7 +229,7 @@ class LlamaCppSession:
 
     def stats(self) -> SessionStats:
         try:
-            cache = cache_bytes(open_checkpoint(self._path, quantised=True).spec, self.context)
+            cache = cache_bytes(open_checkpoint(self._path, quantised=True).spec, self.context, types=self._cache)
         except InputError:  # a family that llama.cpp knows and edgekit does not: the library has no call that tells
             cache = None
         return SessionStats(model_bytes=llama_cpp.llama_model_size(self._model), cache_bytes=cache)

@@ -14,6 +14,28 @@ from numpy.typing import NDArray
 from edgekit.models.errors import InputError
 
 DEFAULT_CONTEXT = 4096
+CACHE_TYPES = ("f16", "q8_0", "q4_0")
+
+
+@dataclass(frozen=True)
+class CacheTypes:
+    """How the attention cache stores keys and values: "f16", "q8_0" or "q4_0" each."""
+
+    keys: str
+    values: str
+
+    @classmethod
+    def parse(cls, text: str) -> CacheTypes:
+        """ "q8_0" for both, or "q8_0,q4_0" for keys and values; InputError for anything else."""
+        names = text.split(",")
+        if not set(names) <= set(CACHE_TYPES) or len(names) > 2:
+            raise InputError(
+                f"--cache-type {text}: write one of {', '.join(CACHE_TYPES)}, or two, for keys and values, as q8_0,q4_0"
+            )
+        return cls(names[0], names[-1])
+
+    def __str__(self) -> str:
+        return self.keys if self.keys == self.values else f"{self.keys},{self.values}"
 
 
 @dataclass(frozen=True)
@@ -85,8 +107,11 @@ class Session(Protocol):
 class Runtime(Protocol):
     """What a runtime's module provides; `runtimes.RUNTIMES` lists the modules."""
 
-    def load(self, path: Path, *, context: int | None, threads: int | None) -> Session:
-        """Open a GGUF; `context` None means `choose_context`'s default, `threads` None every core that may be used."""
+    def load(self, path: Path, *, context: int | None, threads: int | None, cache: CacheTypes | None = None) -> Session:
+        """Open a GGUF; None means `choose_context`'s default, every core that may be used, the runtime's own types.
+
+        InputError where the runtime does not have that `cache`.
+        """
 
 
 def choose_context(asked: int | None, trained: int, path: Path) -> int:

@@ -10,20 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.models.checkpoint import open_checkpoint
-from edgekit.models.errors import MissingExtra
+from edgekit.models.errors import InputError, MissingExtra
 from edgekit.models.forward import load_model
-from edgekit.models.tokenizer import TokenizerFiles, TokenType, load_tokenizer
-from edgekit.runtimes.session import SessionStats, check_tokens, choose_context, choose_threads
+from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
+from edgekit.runtimes.session import CacheTypes, SessionStats, check_tokens, choose_context, choose_threads
+from edgekit.runtimes.tokens import Tokens
 
 _AT_ONCE = 512  # positions per forward pass: bounds the attention matrix
 
 
-def load(path: Path, *, context: int | None, threads: int | None) -> TorchSession:
+def load(path: Path, *, context: int | None, threads: int | None, cache: CacheTypes | None = None) -> TorchSession:
     """Open a GGUF of any type; all its weights are held as float32.
 
-    `threads` sets torch's number of threads, which is the process's. Raises InputError for a damaged file or an unknown
-    family, MissingExtra without torch and transformers.
+    `threads` sets torch's number of threads, which is the process's. Raises InputError for a damaged file, an unknown
+    family or a cache type, MissingExtra without torch and transformers.
     """
+    if cache is not None:
+        raise InputError("the torch runtime keeps keys and values in float32: leave --cache-type out")
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -34,41 +37,17 @@ def load(path: Path, *, context: int | None, threads: int | None) -> TorchSessio
     return TorchSession(load_model(checkpoint), load_tokenizer(checkpoint), checkpoint.spec.vocab, positions)
 
 
-class TorchSession:
+class TorchSession(Tokens):
     """A `Session` of transformers' model: float32 weights, activations and attention cache."""
 
     def __init__(self, model: Any, tokenizer: TokenizerFiles, vocab: int, context: int) -> None:
-        self._model, self._tokenizer = model, tokenizer
-        self.vocab, self.context = vocab, context
-        self.bos = tokenizer.bos if tokenizer.add_bos else None
-        self.eos = tokenizer.eos
-        self.end_tokens = tokenizer.end_ids
-        self.chat_template = tokenizer.chat_template
+        super().__init__(lambda: tokenizer)
+        self._model, self.vocab, self.context = model, vocab, context
         self.reset()
 
     @property
     def position(self) -> int:
         return self._position
-
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
-        self._tokenizer.tokenizer.encode_special_tokens = not special
-        ids: list[int] = self._tokenizer.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def decode_bytes(self, token: int) -> bytes:
-        text, kind = self._tokenizer.tokens[token], self._tokenizer.types[token]
-        if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED):
-            return b""
-        if kind == TokenType.BYTE:  # "<0x0A>"
-            return bytes([int(text[1:-1], 16)])
-        if kind == TokenType.USER_DEFINED:
-            return text.encode()
-        if self._tokenizer.kind == "spm":
-            return text.replace("\u2581", " ").encode()
-        return bytes(_BYTE_OF[character] for character in text)
-
-    def token_text(self, token: int) -> str:
-        return self._tokenizer.tokens[token]
 
     def reset(self) -> None:
         from transformers import DynamicCache
@@ -115,13 +94,3 @@ class TorchSession:
 
     def close(self) -> None:
         self._model = self._cache = None
-
-
-def _byte_characters() -> dict[str, int]:
-    """Byte-level BPE's spelling of bytes (GPT-2's): printable Latin-1 is itself, the rest follow at 256."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_characters()

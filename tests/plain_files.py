@@ -15,7 +15,7 @@ from edgekit.models.tokenizer import load_tokenizer
 from edgekit.quant.formats import format_of
 
 SAMPLE = Path(__file__).parent / "assets" / "sample"
-PACKAGES = {"llama.cpp": "llama_cpp", "torch": "torch"}
+PACKAGES = {"native": "edgekit._native", "llama.cpp": "llama_cpp", "torch": "torch"}
 
 
 def write_plain(path: Path, format: str, source: Path = SAMPLE) -> Path:

@@ -59,13 +59,12 @@ def test_a_run_on_this_machine(model: Path, runtime: str) -> None:
     assert memory.reason is None
     assert 0 < memory.baseline_bytes < memory.peak_bytes
     assert memory.peak_bytes - memory.baseline_bytes > 3_000_000  # the weights at least
-    if runtime == "llama.cpp":
+    if runtime != "torch":
         assert memory.peak_bytes < ballast.nbytes
     assert result.model.types == {"Q4_0": 7_340_032 // 32 * 18, "F32": 4 * 17 * 256}
     assert result.model.bytes == model.stat().st_size
 
 
-@needs("llama.cpp")
 def test_json(model: Path) -> None:
     result = bench(model, prompt_tokens=4, gen_tokens=2, reps=1, threads=1)
     document = json.loads(result.to_json())
@@ -76,13 +75,12 @@ def test_json(model: Path) -> None:
         assert set(quantiles) == {"median", "p10", "p90"}
         assert 0 < quantiles["p10"] <= quantiles["median"] <= quantiles["p90"]
     assert document["memory"]["peak_bytes"] == result.memory.peak_bytes
-    assert document["build"]["runtime"] == "llama.cpp"
-    assert document["config"] == {"prompt_tokens": 4, "gen_tokens": 2, "reps": 1, "threads": 1}
+    assert document["build"]["runtime"] == "native"
+    assert document["config"] == {"prompt_tokens": 4, "gen_tokens": 2, "reps": 1, "threads": 1, "cache_type": None}
     assert len(document["model"]["sha256"]) == 64
     assert document["machine"]["ram_bytes"] > 2**28
 
 
-@needs("llama.cpp")
 def test_the_tokens_are_the_greedy_ones(model: Path) -> None:
     """The hash is of what a plain loop over the session generates."""
     import hashlib
@@ -96,11 +94,10 @@ def test_the_tokens_are_the_greedy_ones(model: Path) -> None:
     for _ in range(9):
         tokens.append(int(session.decode(tokens[-1]).argmax()))
     session.close()
-    found = measure(model, "llama.cpp", 30, 10, 1)
+    found = measure(model, "native", 30, 10, 1)
     assert found.output_sha256 == hashlib.sha256(b"".join(t.to_bytes(4, "little") for t in tokens)).hexdigest()
 
 
-@needs("llama.cpp")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -117,13 +114,11 @@ def test_refusals(model: Path, options: dict[str, object], message: str) -> None
         bench(model, **options)
 
 
-@needs("llama.cpp")
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not there"):
         bench(tmp_path / "none.gguf")
 
 
-@needs("llama.cpp")
 def test_memory_that_cannot_be_measured_has_a_reason(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_module.sys, "executable", "/bin/false")
     result = bench(model, prompt_tokens=4, gen_tokens=3, reps=1, threads=1)

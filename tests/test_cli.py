@@ -35,6 +35,7 @@ from edgekit.devices.result import (
 from edgekit.models.errors import InputError, MissingExtra, TargetError
 from edgekit.pipeline import Artifact, PlanResult
 from edgekit.quant.plan import Plan
+from edgekit.runtimes import CacheTypes
 
 NAMES = [name for name, _ in COMMANDS]
 PLAN = Plan("0" * 64, {"model.embed_tokens.weight": "q8_0"}, 1000, 0.01, (), (), note="a note")
@@ -331,13 +332,13 @@ def test_run_passes_its_options_on(model: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("edgekit.runtimes.generate.generate", generate)
     line = (
         f"run {model} -p hi -n 9 --system s --raw --temperature 0.5 --top-k 3 --top-p 0.9 --min-p 0.1 "
-        "--repeat-penalty 1.2 --seed 4 --context 64 --threads 2 --runtime torch"
+        "--repeat-penalty 1.2 --seed 4 --context 64 --threads 2 --runtime llama.cpp --cache-type q8_0,q4_0"
     )
     assert main(shlex.split(line)) == 0
     sampling = seen.pop("sampling")
     assert seen == {
-        "path": model, "runtime": "torch", "context": 64, "threads": 2, "prompt": "hi", "system": "s", "raw": True,
-        "tokens": [1, 2], "max_tokens": 9, "closed": True,
+        "path": model, "runtime": "llama.cpp", "context": 64, "threads": 2, "cache": CacheTypes("q8_0", "q4_0"),
+        "prompt": "hi", "system": "s", "raw": True, "tokens": [1, 2], "max_tokens": 9, "closed": True,
     }  # fmt: skip
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 3, 0.9)
     assert (sampling.min_p, sampling.repetition_penalty, sampling.seed) == (0.1, 1.2, 4)
@@ -377,13 +378,14 @@ def test_bench_json(model: Path, benched: list[dict[str, Any]], capsys: pytest.C
         assert found["summary"][figure] == {"median": median, "p10": median / 2, "p90": median * 2}
     assert found["memory"]["peak_bytes"] == 70_000_000 and found["status"] == "degraded"
     assert found["samples"][0]["decode_tps"] is None  # JSON has no infinity
-    wanted = {"model": model, "runtime": "torch", "prompt_tokens": 8, "gen_tokens": 4, "reps": 1, "threads": 1}
+    wanted = {"model": model, "runtime": "torch", "prompt_tokens": 8, "gen_tokens": 4, "reps": 1, "threads": 1,
+              "cache": None}  # fmt: skip
     assert benched == [wanted]
 
 
 def test_bench_for_people(model: Path, benched: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(model)]) == 0
-    wanted = {"runtime": "llama.cpp", "prompt_tokens": 512, "gen_tokens": 64, "reps": 5, "threads": None}
+    wanted = {"runtime": "native", "prompt_tokens": 512, "gen_tokens": 64, "reps": 5, "threads": None, "cache": None}
     assert benched == [{"model": model, **wanted}]
     out = capsys.readouterr().out
     for fact in ("prefill, 512 tokens", "300.0", "40.0", "degraded: the machine was busy", "70.0 MB", "2 threads"):
@@ -447,7 +449,9 @@ WRONG_OPTIONS = [
     ("eval absent.gguf --reference CP --text TEXT", ["absent.gguf"]),
     ("eval MODEL --reference CP --text absent.txt", ["absent.txt"]),
     ("eval MODEL --reference CP --text TEXT --runtime torch", ["text.txt", "longer"]),
-    ("run MODEL -p hi --runtime abacus", ["abacus", "llama.cpp"]),
+    ("run MODEL -p hi --runtime abacus", ["abacus", "native", "llama.cpp"]),
+    ("run MODEL -p hi --cache-type q5_1", ["--cache-type q5_1", "q8_0"]),
+    ("run MODEL -p hi --runtime torch --cache-type f16", ["torch", "float32", "--cache-type"]),
     ("run absent.gguf -p hi", ["absent.gguf"]),
     ("run TEXT -p hi", ["text.txt"]),
     ("run MODEL -p hi --temperature -1", ["temperature"]),

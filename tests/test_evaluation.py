@@ -102,10 +102,10 @@ def test_torch_equals_the_float64_oracle(files: dict[str, Path], text: Path) -> 
         assert result[name] == pytest.approx(value, rel=1e-3), name
 
 
-@needs("llama.cpp")
-def test_llama_cpp_measures_the_file(files: dict[str, Path], text: Path) -> None:
-    exact, fine, coarse = (run(files[name], text) for name in ("f32", "q8_0", "q4_0"))
-    assert 0 <= exact.kld_mean < 2e-5  # llama.cpp's float16 cache
+@pytest.mark.parametrize("runtime", ["native", pytest.param("llama.cpp", marks=needs("llama.cpp"))])
+def test_int8_runtimes_measure_the_file(files: dict[str, Path], text: Path, runtime: str) -> None:
+    exact, fine, coarse = (run(files[name], text, runtime=runtime) for name in ("f32", "q8_0", "q4_0"))
+    assert 0 <= exact.kld_mean < 2e-5  # a float16 cache
     assert exact.kld_mean < fine.kld_mean < coarse.kld_mean
     reference = run(files["q4_0"], text, runtime="torch")
     assert coarse.ppl_reference == pytest.approx(reference.ppl_reference, rel=1e-6)
@@ -137,7 +137,7 @@ def test_special_tokens_in_the_text_are_text(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the <|eos|> war <|bos|>\n" * 40)
     windows = _windows(load_tokenizer(open_checkpoint(SAMPLE)), text, 64, None)
-    session = load(write_plain(tmp_path / "model.gguf", "q8_0"), context=64, threads=1)
+    session = load(write_plain(tmp_path / "model.gguf", "q8_0"), runtime="llama.cpp", context=64, threads=1)
     expected = [0, *session.encode(text.read_text())]
     for number, window in enumerate(windows):
         assert list(window[1:]) == expected[64 * number + 1 : 64 * (number + 1)]

@@ -12,12 +12,13 @@ from edgekit.figures import bytes_text
 if TYPE_CHECKING:
     from edgekit.devices.result import BenchResult, Quantiles
 
-EXAMPLES = ("edgekit bench model.gguf --runtime llama.cpp --prompt-tokens 512 --gen-tokens 64 --reps 5 --threads 2",)
+EXAMPLES = ("edgekit bench model.gguf --prompt-tokens 512 --gen-tokens 64 --reps 5 --threads 2",)
 
 
 def command(
     model: options.ModelArgument,
-    runtime: options.RuntimeOption = "llama.cpp",
+    runtime: options.RuntimeOption = "native",
+    cache_type: options.CacheTypeOption = None,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 512,
     gen_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to decode.")] = 64,
     reps: Annotated[int, typer.Option(metavar="N", min=1, help="Repetitions, after one run to warm up.")] = 5,
@@ -31,10 +32,17 @@ def command(
     """
     options.check_files("MODEL", [model])
     from edgekit.devices.bench import bench
+    from edgekit.runtimes import CacheTypes
 
     with output.stdout_reserved(as_json):
         result = bench(
-            model, runtime=runtime, prompt_tokens=prompt_tokens, gen_tokens=gen_tokens, reps=reps, threads=threads
+            model,
+            runtime=runtime,
+            prompt_tokens=prompt_tokens,
+            gen_tokens=gen_tokens,
+            reps=reps,
+            threads=threads,
+            cache=None if cache_type is None else CacheTypes.parse(cache_type),
         )
     if as_json:
         output.print_json(output.plain(result))
@@ -45,12 +53,13 @@ def command(
 def _print(result: BenchResult) -> None:
     config, summary, memory = result.config, result.summary, result.memory
     peak = "not known" if memory.peak_bytes is None else bytes_text(memory.peak_bytes)
+    cache = "" if config.cache_type is None else f", {config.cache_type} attention cache"
     reasons = f": {'; '.join(result.reasons)}" if result.reasons else ""
     output.print_facts(
         [
             ("model", f"{result.model.path} ({bytes_text(result.model.bytes)})"),
             ("machine", f"{result.machine.cpu or 'unknown processor'}, {config.threads} threads"),
-            ("runtime", f"{result.build.runtime} ({result.build.runtime_version})"),
+            ("runtime", f"{result.build.runtime} ({result.build.runtime_version}){cache}"),
             ("verdict", f"{result.status}{reasons}"),
             ("peak memory", peak),
         ]

@@ -13,7 +13,7 @@ from edgekit.figures import bytes_text, kl_text
 if TYPE_CHECKING:
     from edgekit.evaluation import Evaluation
 
-EXAMPLES = ("edgekit eval model.gguf --reference CHECKPOINT --text eval.txt --runtime llama.cpp --chunks 12",)
+EXAMPLES = ("edgekit eval model.gguf --reference CHECKPOINT --text eval.txt --chunks 12",)
 
 
 def command(
@@ -22,7 +22,8 @@ def command(
         str, typer.Option(metavar="CHECKPOINT", help="What the file was made from; it is run in float32.")
     ],
     text: Annotated[Path, typer.Option(metavar="FILE", help="The text to predict, UTF-8.")],
-    runtime: options.RuntimeOption = "llama.cpp",
+    runtime: options.RuntimeOption = "native",
+    cache_type: options.CacheTypeOption = None,
     chunks: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Windows of 512 tokens to take.  [default: all]")
     ] = None,
@@ -38,10 +39,18 @@ def command(
     options.check_files("MODEL", [model])
     options.check_files("--text", [text])
     from edgekit.evaluation import evaluate
+    from edgekit.runtimes import CacheTypes
 
     with output.stdout_reserved(as_json):
         result = evaluate(
-            model, reference=reference, text=text, runtime=runtime, chunks=chunks, adapter=adapter, threads=threads
+            model,
+            reference=reference,
+            text=text,
+            runtime=runtime,
+            chunks=chunks,
+            adapter=adapter,
+            threads=threads,
+            cache=None if cache_type is None else CacheTypes.parse(cache_type),
         )
     if as_json:
         output.print_json(output.plain(result))

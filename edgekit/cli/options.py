@@ -91,9 +91,18 @@ CalibOption = Annotated[
     typer.Option(metavar="FILE", help="Calibration text; may be repeated.  [default: sampled from the model]"),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
-RuntimeOption = Annotated[str, typer.Option(metavar="NAME", help="llama.cpp or torch.")]
+RuntimeOption = Annotated[str, typer.Option(metavar="NAME", help="native, llama.cpp or torch.")]
+CacheTypeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Of the attention cache: f16, q8_0 or q4_0; two for keys and values: q8_0,q4_0.  [default: f16]",
+        show_default=False,
+    ),
+]
 ThreadsOption = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Threads.  [default: all cores]", show_default=False)
+    int | None,
+    typer.Option(metavar="N", min=1, help="Threads.  [default: all cores, native: all big ones]", show_default=False),
 ]
 
 

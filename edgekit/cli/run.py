@@ -37,7 +37,8 @@ def command(
     seed: options.SeedOption = 0,
     context: Annotated[int | None, typer.Option(metavar="N", min=1, help="Positions to allocate.")] = None,
     threads: options.ThreadsOption = None,
-    runtime: options.RuntimeOption = "llama.cpp",
+    runtime: options.RuntimeOption = "native",
+    cache_type: options.CacheTypeOption = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -51,8 +52,9 @@ def command(
     from edgekit.runtimes.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed)
+    cache = None if cache_type is None else runtimes.CacheTypes.parse(cache_type)
     with output.stdout_reserved(as_json):
-        session = runtimes.load(model, runtime=runtime, context=context, threads=threads)
+        session = runtimes.load(model, runtime=runtime, context=context, threads=threads, cache=cache)
         try:
             tokens = prompt_tokens(session, prompt, system=system, raw=raw)
             start = time.perf_counter()

@@ -22,4 +22,5 @@ NB_MODULE(_native, m) {
   bind_status(m);
   bind_formats(m);
   bind_model(m);
+  bind_context(m);
 }

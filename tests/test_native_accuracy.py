@@ -1,0 +1,229 @@
+"""How exact the native runtime is: on every family's random model and on the sample, against transformers on the
+dequantised weights, beside llama.cpp, and on every level of this machine's kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models_random import VARIANTS, VOCAB, random_checkpoint, random_model, variant_id
+from numpy.typing import NDArray
+from plain_files import SAMPLE, needs, story, write_plain
+
+from edgekit.evaluation import evaluate
+from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.families import family_named
+from edgekit.models.sources.stored import TensorSource
+from edgekit.runtimes import load, native
+
+pytestmark = needs("torch")
+FLOAT_TOLERANCE = 1e-4  # of the largest logit
+AS_LLAMA = 1.05  # times llama.cpp's distance
+LEVELS = ("scalar", "avx2", "avx512vnni", "neon", "dotprod", "i8mm")
+# Rows of the random models have 64 or 96 weights, which the types in blocks of 256 cannot store.
+FORMATS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+
+def windows(count: int, length: int, seed: int = 0) -> list[list[int]]:
+    tokens = np.random.default_rng(seed).integers(0, VOCAB, (count, length))
+    return [[int(token) for token in window] for window in tokens]
+
+
+def scores(session: Any, token_windows: list[list[int]]) -> NDArray[np.float32]:
+    """(windows x positions, vocab); the session is closed."""
+    rows = np.concatenate([session.score(window, 0) for window in token_windows])
+    session.close()
+    return rows
+
+
+def relative(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+@pytest.fixture(scope="module")
+def sample_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(story(200), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
+def test_float_mode_equals_transformers(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Every type that carries the model, each tensor in it: what differs is the order of sums."""
+    family, options = variant
+    folder = random_checkpoint(tmp_path / "model", family, **options)
+    length = min(120, open_checkpoint(folder).spec.context)  # beyond every sliding window
+    token_windows = windows(1, length)
+    for format in FORMATS:
+        path = write_plain(tmp_path / f"{format}.gguf", format, folder)
+        expected = scores(load(path, runtime="torch", threads=1), token_windows)
+        session = native.load(path, context=None, threads=2, float_activations=True)
+        assert relative(scores(session, token_windows), expected) < FLOAT_TOLERANCE, format
+        assert np.abs(expected).max() > 1  # logits that would show a difference
+
+
+@needs("llama.cpp")
+@pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
+def test_int8_activations_are_as_near_as_llama_cpps(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Root mean square over 1000 positions of the distance from the torch reference on the same file."""
+    family, options = variant
+    folder = random_checkpoint(tmp_path / "model", family, **options)
+    length = min(200, open_checkpoint(folder).spec.context)
+    token_windows = windows(-(-1000 // length), length)
+    for format in ("f16", "q8_0", "q4_0"):
+        path = write_plain(tmp_path / f"{format}.gguf", format, folder)
+        expected = scores(load(path, runtime="torch", threads=1), token_windows)
+        distance = {
+            runtime: np.sqrt(np.mean((scores(load(path, runtime=runtime, threads=2), token_windows) - expected) ** 2))
+            for runtime in ("native", "llama.cpp")
+        }
+        assert distance["native"] <= AS_LLAMA * distance["llama.cpp"], (format, distance)
+        assert distance["native"] > 0  # int8 or a float16 cache: the comparison could have failed
+
+
+@pytest.mark.parametrize("format", ["q4_k", "q5_k", "q6_k"])
+def test_types_in_blocks_of_256(format: str, tmp_path: Path) -> None:
+    path = write_plain(tmp_path / "model.gguf", format)
+    token_windows = windows(1, 120)
+    expected = scores(load(path, runtime="torch", threads=1), token_windows)
+    session = native.load(path, context=None, threads=2, float_activations=True)
+    assert relative(scores(session, token_windows), expected) < FLOAT_TOLERANCE
+    assert 1e-4 < relative(scores(load(path, threads=2), token_windows), expected) < 0.1
+
+
+@needs("llama.cpp")
+@pytest.mark.parametrize("format", ["q8_0", "q4_0", "q4_k", "q6_k"])
+def test_divergence_of_the_sample_is_as_small_as_llama_cpps(format: str, tmp_path: Path, sample_text: Path) -> None:
+    path = write_plain(tmp_path / "model.gguf", format)
+    found = {
+        runtime: evaluate(path, reference=SAMPLE, text=sample_text, runtime=runtime, threads=2, chunks=6)
+        for runtime in ("native", "llama.cpp")
+    }
+    assert found["native"].tokens == found["llama.cpp"].tokens > 1000
+    assert found["native"].kld_mean <= AS_LLAMA * found["llama.cpp"].kld_mean
+
+
+class _Pruned:
+    """A checkpoint's tensors with only the first heads of a layer; `kept`: its query and KV heads."""
+
+    def __init__(self, source: TensorSource, layer: int, kept: tuple[int, int], head_dim: int) -> None:
+        self._source, self.stored = source, source.stored
+        self._rows = {
+            f"model.layers.{layer}.self_attn.{name}_proj.weight": heads * head_dim
+            for name, heads in zip("qkv", (kept[0], kept[1], kept[1]), strict=True)
+        }
+        self._output = f"model.layers.{layer}.self_attn.o_proj.weight", kept[0] * head_dim
+
+    def dtype(self, name: str) -> str:
+        return self._source.dtype(name)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        values = self._source.read(name)
+        if name == self._output[0]:
+            return np.ascontiguousarray(values[:, : self._output[1]])
+        return values[: self._rows.get(name, len(values))]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+def test_counts_of_heads_per_layer(family: str, tmp_path: Path) -> None:
+    """A layer without its last two query heads is one whose output projection ignores them."""
+    import torch
+
+    from edgekit.export.gguf import write_gguf
+    from edgekit.models.spec import MATRIX_ROLES
+    from edgekit.models.tokenizer import load_tokenizer
+    from edgekit.quant.formats import format_of
+
+    whole = open_checkpoint(random_checkpoint(tmp_path / "model", family))
+    spec = replace(whole.spec, heads=(4, 2, 4), kv_heads=(2, 1, 2))
+    source = _Pruned(whole.source, 1, (2, 1), spec.head_dim)
+    pruned = Checkpoint(whole.path, spec, whole.config, family_named(family).tensors(spec), source)
+    names = [tensor.name for tensor in pruned.tensors if tensor.role in MATRIX_ROLES]
+    blocks = ((name, format_of("f32").encode(pruned.read(name), None)) for name in names)
+    path = tmp_path / "pruned.gguf"
+    write_gguf(pruned, load_tokenizer(whole), blocks, dict.fromkeys(names, "f32"), path)
+
+    [window] = windows(1, 60)
+    model = random_model(family)
+    with torch.no_grad():
+        complete = model(torch.tensor([window])).logits[0].numpy()
+        model.model.layers[1].self_attn.o_proj.weight[:, 2 * spec.head_dim :] = 0
+        expected = model(torch.tensor([window])).logits[0].numpy()
+    session = native.load(path, context=None, threads=2, float_activations=True)
+    assert [session.heads(layer) for layer in range(3)] == [(4, 2), (2, 1), (4, 2)]
+    assert relative(scores(session, [window]), expected) < FLOAT_TOLERANCE
+    assert relative(complete, expected) > 0.01
+
+
+GREEDY = """
+import json, sys
+import numpy as np
+from edgekit.runtimes import load
+session = load(sys.argv[1], threads=int(sys.argv[2]))
+logits = session.prefill([0, *session.encode("The old king never leaves")])
+tokens, gaps = [], []
+for _ in range(64):
+    first, second = np.sort(logits)[:-3:-1]
+    tokens.append(int(logits.argmax()))
+    gaps.append(float(first - second))
+    logits = session.decode(tokens[-1])
+print(json.dumps({"isa": session.isa, "tokens": tokens, "gaps": gaps}))
+"""
+
+
+def greedy(path: Path, level: str, threads: int = 1) -> dict[str, Any] | None:
+    """64 greedy tokens in a process with that level of kernels; None where this machine has not got it."""
+    environment = {**os.environ, "EDGEKIT_ISA": level}
+    command = [sys.executable, "-c", GREEDY, str(path), str(threads)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode:
+        assert "EDGEKIT_ISA" in run.stderr, run.stderr
+        return None
+    found: dict[str, Any] = json.loads(run.stdout)
+    assert found["isa"] == level
+    return found
+
+
+@pytest.mark.parametrize("format", ["q4_0", "q4_k", "q6_k", "q8_0"])
+def test_every_level_says_the_same(format: str, tmp_path: Path) -> None:
+    path = write_plain(tmp_path / "model.gguf", format)
+    runs = [run for run in (greedy(path, level) for level in LEVELS) if run is not None]
+    assert len(runs) > 1
+    first = runs[0]  # scalar
+    for run in runs[1:]:
+        pairs = zip(first["tokens"], run["tokens"], strict=True)
+        place = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+        assert place is None or first["gaps"][place] < 1e-3, (run["isa"], place, first["gaps"][place])
+
+
+def test_threads_do_not_change_results(tmp_path: Path) -> None:
+    path = write_plain(tmp_path / "model.gguf", "q4_k")
+    [window] = windows(1, 200)
+    one, *others = (scores(load(path, threads=threads), [window]) for threads in (1, 2, 3))
+    for other in others:
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("types", "distance"), [("f16", 0.02), ("q8_0", 0.1), ("q8_0,q4_0", 1.0), ("q4_0", 2.0)])
+def test_cache_types(types: str, distance: float, tmp_path: Path) -> None:
+    from edgekit.runtimes import CacheTypes
+
+    path = write_plain(tmp_path / "model.gguf", "f32")
+    [window] = windows(1, 160)
+    expected = scores(load(path, runtime="torch", threads=1), [window])
+    session = load(path, threads=1, cache=CacheTypes.parse(types))
+    error = np.sqrt(np.mean((session.score(window, 0) - expected) ** 2))
+    assert distance / 1000 < error < distance
+    bytes_per_value = {"f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}
+    keys, values = types.split(",")[0], types.split(",")[-1]
+    # 160 positions, 4 layers and KV heads of 32 dimensions; tables and spare blocks come to it
+    least = 160 * 4 * 4 * 32 * (bytes_per_value[keys] + bytes_per_value[values])
+    assert least <= session.stats().cache_bytes < 1.5 * least + 20_000
