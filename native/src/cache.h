@@ -58,16 +58,19 @@ void ek_cache_view(ek_cache *cache, uint32_t sequence, uint32_t layer, ek_attent
 /* All reserved tokens are stored in the layer; a sliding one lets go of what no later token can see. */
 void ek_cache_close_layer(ek_cache *cache, uint32_t sequence, uint32_t layer);
 
-/* When all layers are closed: the reserved tokens become part of the sequence. */
+/* When all layers are closed: the reserved tokens, all stored, become part of the sequence. */
 void ek_cache_commit(ek_cache *cache, uint32_t sequence);
 /* The reserved tokens are dropped, from open layers too. Only before the first layer is closed. */
 void ek_cache_abandon(ek_cache *cache, uint32_t sequence);
 
-/* As ek_sequence_truncate and ek_sequence_fork of edgekit.h. */
+/* As ek_sequence_truncate and ek_sequence_fork of edgekit.h; of sequences without reserved tokens. Neither needs
+ * memory. */
 ek_status ek_cache_truncate(ek_cache *cache, uint32_t sequence, uint64_t length);
 ek_status ek_cache_fork(ek_cache *cache, uint32_t from, uint32_t to);
 
-/* Exact: blocks, tables, positions, the free list's blocks too. */
+/* Exact: blocks, tables, positions, and the blocks that nobody holds. Of these are kept, after a commit, truncation or
+ * fork, those promised to reserved tokens and one for each KV head of each layer, the latter not where a sequence was
+ * emptied; all others are given back. */
 void ek_cache_bytes(const ek_cache *cache, uint64_t *allocated, uint64_t *peak, uint64_t *shared);
 
 #ifdef __cplusplus

@@ -12,7 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAYERS = 3, SEQUENCES = 4, MOST_POSITIONS = 400, MOST_HEADS = 3, MOST_DIMS = 64, STEPS = 100, BLOCK = 16 };
+enum {
+  LAYERS = 3,
+  SEQUENCES = 4,
+  MOST_POSITIONS = 400,
+  MOST_HEADS = 3,
+  MOST_DIMS = 64,
+  STEPS = 100,
+  BLOCK = EK_CACHE_BLOCK
+};
 
 /* --- memory that is counted, and runs out --- */
 
@@ -42,8 +50,8 @@ static void release(void *user, void *memory, size_t bytes) {
 /* --- a cache and what should be in it --- */
 
 typedef struct tokens {
-  int length, reserved, fresh; /* fresh: not truncated since the last token */
-  int stored[MOST_POSITIONS];  /* which token each position has: its rows follow from that */
+  int length, count, fresh;   /* count: reserved; fresh: not truncated since the last token */
+  int stored[MOST_POSITIONS]; /* which token each position has: its rows follow from that */
 } tokens;
 
 typedef struct world {
@@ -87,7 +95,8 @@ static void make_model(world *w, check_rng *rng, int number) {
   w->params = (ek_cache_params){.key_type = floats ? EK_TYPE_f32 : types[number % 3],
                                 .value_type = floats ? EK_TYPE_f32 : types[number / 3 % 3],
                                 .positions = (uint32_t)(1 + check_below(rng, MOST_POSITIONS)),
-                                .sequences = (uint32_t)(1 + check_below(rng, SEQUENCES))};
+                                .sequences = (uint32_t)(1 + check_below(rng, SEQUENCES)),
+                                .step = (uint32_t)check_below(rng, check_below(rng, 2) ? 20 : MOST_POSITIONS)};
 }
 
 static void make_world(world *w, check_rng *rng, int number) {
@@ -101,6 +110,9 @@ static void make_world(world *w, check_rng *rng, int number) {
     if (!w->cache) CHECK(w->heap.live == 0 && strstr(ek_last_error(), "positions"));
     if (left > 100) exit(1);
   }
+  const ek_cache_params *p = ek_cache_described(w->cache);
+  CHECK(p->step == (w->params.step ? w->params.step : 128) && p->value_type == w->params.value_type);
+  w->params.step = p->step;
   w->heap.left = -1;
   w->heap.peak = w->fixed_bytes = w->heap.live;
   w->block_bytes =
@@ -172,9 +184,9 @@ static int slot_right(const world *w, int token, int layer, int head, const uint
   return 1;
 }
 
-/* Which positions a head has: each at most once and with the right rows. Empty slots are zero once there are reserved
- * tokens. */
-static void look_at_head(const world *w, int sequence, int layer, int head, char *present) {
+/* Which positions a head has: each at most once, before `end`, and with the right rows. Empty slots of an open layer
+ * are zero. */
+static void look_at_head(const world *w, int sequence, int layer, int head, int end, int open, char *present) {
   const tokens *t = &w->sequences[sequence];
   ek_attention_cache view;
   ek_cache_view(w->cache, (uint32_t)sequence, (uint32_t)layer, &view);
@@ -184,9 +196,9 @@ static void look_at_head(const world *w, int sequence, int layer, int head, char
     const int32_t *positions = view.positions + (size_t)head * view.positions_stride + b * BLOCK;
     for (int slot = 0; slot < BLOCK; slot++) {
       const int p = positions[slot];
-      if (p >= t->length + t->reserved || p < -1 || (p >= 0 && present[p])) {
+      if (p >= end || p < -1 || (p >= 0 && present[p])) {
         check_fail("layer %d, head %d: slot of position %d", layer, head, p);
-      } else if (p >= 0 || t->reserved > 0) {
+      } else if (p >= 0 || open) {
         if (p >= 0) present[p] = 1;
         if (!slot_right(w, p < 0 ? -1 : t->stored[p], layer, head, view.keys[at], view.values[at], slot))
           check_fail("sequence %d, layer %d, head %d: rows at position %d", sequence, layer, head, p);
@@ -206,22 +218,26 @@ static int has_window(const world *w, int layer, const char *present, int length
 
 static int blocks_of(int positions) { return (positions + BLOCK - 1) / BLOCK; }
 
-static void check_sequence(const world *w, int sequence) {
+/* A layer with the positions before `end`; open: with room for all reserved ones. */
+static void check_layer(const world *w, int sequence, int layer, int end, int open) {
   const tokens *t = &w->sequences[sequence];
-  CHECK(ek_cache_length(w->cache, (uint32_t)sequence) == (uint64_t)t->length);
-  for (int layer = 0; layer < LAYERS; layer++) {
-    ek_attention_cache view;
-    ek_cache_view(w->cache, (uint32_t)sequence, (uint32_t)layer, &view);
-    const int window = window_of(w, layer), all = blocks_of(t->length + t->reserved);
-    const int ring = blocks_of(window) + 1 + (t->reserved > 0 ? EK_CACHE_STEP / BLOCK : 0);
-    CHECK(window > 0 || (int)view.blocks == all);
-    CHECK((int)view.blocks <= all && (window == 0 || (int)view.blocks <= ring));
-    for (int head = 0; head < (int)w->layers[layer].kv_heads; head++) {
-      char present[MOST_POSITIONS];
-      look_at_head(w, sequence, layer, head, present);
-      CHECK(has_window(w, layer, present, t->length));
-    }
+  ek_attention_cache view;
+  ek_cache_view(w->cache, (uint32_t)sequence, (uint32_t)layer, &view);
+  const int window = window_of(w, layer), all = blocks_of(open ? t->length + t->count : end);
+  const int ring = blocks_of(window) + 1 + (open ? blocks_of((int)w->params.step) : 0);
+  CHECK(window > 0 || (int)view.blocks == all);
+  CHECK((int)view.blocks <= all && (window == 0 || (int)view.blocks <= ring));
+  for (int head = 0; head < (int)w->layers[layer].kv_heads; head++) {
+    char present[MOST_POSITIONS];
+    look_at_head(w, sequence, layer, head, end, open, present);
+    CHECK(has_window(w, layer, present, t->length < end && open ? t->length : end));
+    for (int p = t->length; p < end && open; p++) CHECK(present[p]);
   }
+}
+
+static void check_sequence(const world *w, int sequence) {
+  CHECK(ek_cache_length(w->cache, (uint32_t)sequence) == (uint64_t)w->sequences[sequence].length);
+  for (int layer = 0; layer < LAYERS; layer++) check_layer(w, sequence, layer, w->sequences[sequence].length, 0);
 }
 
 /* --- references and bytes --- */
@@ -259,94 +275,123 @@ static void check_bytes_of(const world *w, int most_free) {
 
 /* --- operations --- */
 
-/* The same, once for each allocation that it makes without getting it, and once with all of them. */
+/* Once for each allocation that it makes without getting it, and once with all of them; changes nothing yet. */
 static void reserve(world *w, int sequence, int count, int starve) {
   const uint64_t before = w->heap.live;
   ek_status status = EK_NO_MEMORY;
   for (long left = 0; starve && status == EK_NO_MEMORY; left++) {
     w->heap.left = left;
     status = ek_cache_reserve(w->cache, (uint32_t)sequence, (size_t)count);
-    if (status == EK_NO_MEMORY) {
-      CHECK(w->heap.live == before && strstr(ek_last_error(), "memory"));
-      check_sequence(w, sequence);
-      check_bytes_of(w, 1 << 20);
-    }
+    if (status != EK_NO_MEMORY) break;
+    CHECK(w->heap.live == before && strstr(ek_last_error(), "memory"));
+    check_bytes_of(w, 1 << 20);
   }
   w->heap.left = -1;
   if (!starve) status = ek_cache_reserve(w->cache, (uint32_t)sequence, (size_t)count);
   CHECK(status == EK_OK);
-  w->sequences[sequence].reserved = count;
-  CHECK(count == 0 || ek_cache_reserve(w->cache, (uint32_t)sequence, 1) != EK_OK); /* full, or not settled */
-  CHECK(count == 0 || ek_cache_truncate(w->cache, (uint32_t)sequence, 0) == EK_BAD_ARGUMENT);
+  check_sequence(w, sequence);
+  w->sequences[sequence].count = count;
+  if (count == 0) return;
+  CHECK(ek_cache_reserve(w->cache, (uint32_t)sequence, 0) == EK_BAD_ARGUMENT);
+  CHECK(ek_cache_truncate(w->cache, (uint32_t)sequence, 0) == EK_BAD_ARGUMENT);
+  CHECK(ek_cache_fork(w->cache, (uint32_t)sequence, (uint32_t)sequence) == EK_BAD_ARGUMENT);
 }
 
-/* Stores `count` of the reserved tokens. */
-static void store(world *w, int sequence, int count) {
-  tokens *t = &w->sequences[sequence];
-  for (int i = 0; i < count; i++) t->stored[t->length + i] = w->next_token++;
-  for (int layer = 0; layer < LAYERS; layer++) {
-    for (int head = 0; head < (int)w->layers[layer].kv_heads; head++) {
-      for (int i = 0; i < count; i++) {
-        float key[MOST_DIMS], value[MOST_DIMS];
-        make_row(w, t->stored[t->length + i], layer, head, EK_CACHE_KEYS, key);
-        make_row(w, t->stored[t->length + i], layer, head, EK_CACHE_VALUES, value);
-        ek_cache_store_head(w->cache, (uint32_t)sequence, (uint32_t)layer, (uint32_t)head, (size_t)i, key, value);
-      }
+static void store(world *w, int sequence, int layer, int count) {
+  const tokens *t = &w->sequences[sequence];
+  for (int head = 0; head < (int)w->layers[layer].kv_heads; head++) {
+    for (int i = 0; i < count; i++) {
+      float key[MOST_DIMS], value[MOST_DIMS];
+      make_row(w, t->stored[t->length + i], layer, head, EK_CACHE_KEYS, key);
+      make_row(w, t->stored[t->length + i], layer, head, EK_CACHE_VALUES, value);
+      ek_cache_store_head(w->cache, (uint32_t)sequence, (uint32_t)layer, (uint32_t)head, (size_t)i, key, value);
     }
   }
 }
 
-static void append(world *w, check_rng *rng, int sequence) {
-  tokens *t = &w->sequences[sequence];
-  const int count = check_below(rng, 3) ? check_below(rng, 20) : check_below(rng, EK_CACHE_STEP + 1);
-  const int room = (int)w->params.positions - t->length;
-  CHECK(ek_cache_fits(w->cache, (uint32_t)sequence, (size_t)room) == EK_OK);
-  CHECK(ek_cache_fits(w->cache, (uint32_t)sequence, (size_t)room + 1) == EK_CACHE_FULL);
-  CHECK(ek_cache_fits(w->cache, (uint32_t)sequence, SIZE_MAX) == EK_CACHE_FULL);
-  if (count > room) {
-    char fits[32];
-    snprintf(fits, sizeof fits, " %d more fit", room);
-    CHECK(ek_cache_reserve(w->cache, (uint32_t)sequence, (size_t)count) == EK_CACHE_FULL);
-    CHECK(strstr(ek_last_error(), fits));
-    return;
+/* The reserved tokens of all sequences, in one layer. */
+static void pass_layer(world *w, int layer) {
+  for (int i = 0; i < (int)w->params.sequences; i++) {
+    if (w->sequences[i].count > 0) ek_cache_open_layer(w->cache, (uint32_t)i, (uint32_t)layer);
   }
-  reserve(w, sequence, count, check_below(rng, 4) == 0);
-  check_sequence(w, sequence);
-  const int stored = check_below(rng, 4) ? count : check_below(rng, count + 1);
-  store(w, sequence, stored);
-  check_sequence(w, sequence);
-  const int kept = check_below(rng, 4) ? stored : check_below(rng, stored + 1);
-  t->reserved = 0;
-  if (kept == 0 && check_below(rng, 2)) {
-    ek_cache_abandon(w->cache, (uint32_t)sequence);
-    check_bytes_of(w, w->heads);
-  } else {
-    ek_cache_commit(w->cache, (uint32_t)sequence, (size_t)kept);
-    t->length += kept;
-    t->fresh |= kept > 0;
-    check_bytes_of(w, w->heads * blocks_of(kept));
+  for (int i = 0; i < (int)w->params.sequences; i++) {
+    const tokens *t = &w->sequences[i];
+    if (t->count == 0) continue;
+    check_layer(w, i, layer, t->length, 1);
+    store(w, i, layer, t->count);
+    check_layer(w, i, layer, t->length + t->count, 1);
+  }
+  check_bytes_of(w, 1 << 20);
+  for (int i = 0; i < (int)w->params.sequences; i++) {
+    const tokens *t = &w->sequences[i];
+    if (t->count == 0) continue;
+    ek_cache_close_layer(w->cache, (uint32_t)i, (uint32_t)layer);
+    check_layer(w, i, layer, t->length + t->count, 0);
   }
 }
 
-/* A token for each sequence that has room, as a batch is decoded. */
-static void step(world *w) {
-  int room[SEQUENCES];
+/* counts[i] tokens more for sequence i. Once they are reserved, no memory is needed. */
+static void add(world *w, check_rng *rng, const int *counts) {
   for (int i = 0; i < (int)w->params.sequences; i++) {
-    room[i] = w->sequences[i].length < (int)w->params.positions;
-    if (room[i]) reserve(w, i, 1, 0);
+    tokens *t = &w->sequences[i];
+    if (counts[i] > 0) reserve(w, i, counts[i], check_below(rng, 4) == 0);
+    for (int k = 0; k < counts[i]; k++) t->stored[t->length + k] = w->next_token++;
   }
+  w->heap.left = 0;
+  const int abandon = check_below(rng, 4) == 0;
+  for (int layer = 0; layer < LAYERS && !abandon; layer++) pass_layer(w, layer);
   for (int i = 0; i < (int)w->params.sequences; i++) {
-    if (room[i]) store(w, i, 1);
+    tokens *t = &w->sequences[i];
+    if (t->count == 0) continue;
+    if (abandon && check_below(rng, 2)) {
+      ek_cache_open_layer(w->cache, (uint32_t)i, 0);
+      store(w, i, 0, check_below(rng, t->count + 1));
+    }
+    if (abandon) {
+      ek_cache_abandon(w->cache, (uint32_t)i);
+    } else {
+      ek_cache_commit(w->cache, (uint32_t)i);
+      t->length += t->count;
+      t->fresh = 1;
+    }
+    t->count = 0;
+    check_bytes_of(w, 1 << 20);
   }
+  w->heap.left = -1;
+  check_bytes_of(w, w->heads);
+}
+
+static void append(world *w, check_rng *rng, int sequence) {
+  const int step = (int)w->params.step, room = (int)w->params.positions - w->sequences[sequence].length;
+  const uint32_t at = (uint32_t)sequence;
+  int counts[SEQUENCES] = {0};
+  counts[sequence] = check_below(rng, 3) ? check_below(rng, 20) : check_below(rng, MOST_POSITIONS);
+  CHECK(ek_cache_fits(w->cache, at, (size_t)room) == EK_OK);
+  CHECK(ek_cache_fits(w->cache, at, (size_t)room + 1) == EK_CACHE_FULL);
+  CHECK(ek_cache_fits(w->cache, at, SIZE_MAX) == EK_CACHE_FULL);
+  if (counts[sequence] > room) {
+    char fits[32];
+    snprintf(fits, sizeof fits, " %d more fit", room);
+    CHECK(ek_cache_reserve(w->cache, at, (size_t)counts[sequence]) == EK_CACHE_FULL);
+    CHECK(strstr(ek_last_error(), fits));
+  } else if (counts[sequence] > step) {
+    CHECK(ek_cache_reserve(w->cache, at, (size_t)counts[sequence]) == EK_BAD_ARGUMENT);
+  } else if (counts[sequence] == 0) {
+    CHECK(ek_cache_reserve(w->cache, at, 0) == EK_OK);
+    ek_cache_commit(w->cache, at);
+  } else {
+    add(w, rng, counts);
+  }
+}
+
+/* Tokens for each sequence that has room: one, as a batch is decoded, or several. */
+static void add_to_all(world *w, check_rng *rng) {
+  int counts[SEQUENCES] = {0}, most = check_below(rng, 2) ? 1 : 1 + check_below(rng, (int)w->params.step);
   for (int i = 0; i < (int)w->params.sequences; i++) {
-    if (!room[i]) continue;
-    check_sequence(w, i);
-    ek_cache_commit(w->cache, (uint32_t)i, 1);
-    w->sequences[i].length++;
-    w->sequences[i].fresh = 1;
-    w->sequences[i].reserved = 0;
-    check_bytes_of(w, w->heads);
+    const int room = (int)w->params.positions - w->sequences[i].length;
+    if (room > 0) counts[i] = 1 + check_below(rng, room < most ? room : most);
   }
+  add(w, rng, counts);
 }
 
 static void truncate_to(world *w, int sequence, int length) {
@@ -354,7 +399,7 @@ static void truncate_to(world *w, int sequence, int length) {
   int possible = length <= t->length;
   for (int layer = 0; layer < LAYERS && possible && length > 0; layer++) {
     char present[MOST_POSITIONS];
-    look_at_head(w, sequence, layer, 0, present);
+    look_at_head(w, sequence, layer, 0, t->length, 0, present);
     possible = has_window(w, layer, present, length);
   }
   const ek_status status = ek_cache_truncate(w->cache, (uint32_t)sequence, (uint64_t)length);
@@ -389,7 +434,7 @@ static void refuse(world *w) {
   CHECK(ek_cache_truncate(w->cache, none, 0) == EK_BAD_ARGUMENT);
   CHECK(ek_cache_fork(w->cache, 0, none) == EK_BAD_ARGUMENT);
   CHECK(ek_cache_fork(w->cache, none, 0) == EK_BAD_ARGUMENT);
-  CHECK(ek_cache_reserve(w->cache, 0, EK_CACHE_STEP + 1) != EK_OK);
+  CHECK(ek_cache_reserve(w->cache, 0, (size_t)w->params.step + 1) != EK_OK);
 }
 
 static void test_random(int cases) {
@@ -404,7 +449,7 @@ static void test_random(int cases) {
       check_case("cache %d, window %u, step %d: operation %d of sequence %d", number, w.model.shape.window, i, what,
                  sequence);
       if (what < 8) append(&w, &rng, sequence);
-      if (what >= 8 && what < 14) step(&w);
+      if (what >= 8 && what < 14) add_to_all(&w, &rng);
       if (what == 14) truncate_to(&w, sequence, check_below(&rng, length + 3));
       if (what == 15) truncate_to(&w, sequence, length - check_below(&rng, length < 20 ? length + 1 : 20));
       if (what == 16 && check_below(&rng, 3) == 0) truncate_to(&w, sequence, 0);
@@ -429,13 +474,13 @@ static void test_attention(void) {
   check_case("attention over a view");
   do make_world(&w, &rng, 3); /* q8_0 keys, window 16 */
   while ((w.layers[0].kv_heads != MOST_HEADS || w.params.positions < 100) && (ek_cache_free(w.cache), 1));
-  for (int i = 0; i < 5; i++) {
-    reserve(&w, 0, 20, 0);
-    w.next_token = 1000 * i;
-    store(&w, 0, 20);
-    ek_cache_commit(w.cache, 0, 20);
-    w.sequences[0].length += 20;
-    w.sequences[0].reserved = 0;
+  for (int i = 0; w.sequences[0].length < 100; i++) {
+    reserve(&w, 0, 1, 0);
+    w.sequences[0].stored[i] = 40 * i;
+    for (int layer = 0; layer < LAYERS; layer++) pass_layer(&w, layer);
+    ek_cache_commit(w.cache, 0);
+    w.sequences[0].length++;
+    w.sequences[0].count = 0;
   }
   ek_attention_cache view, dense;
   ek_cache_view(w.cache, 0, 0, &view);
@@ -465,21 +510,25 @@ static void test_attention(void) {
 /* Gemma 3 270M at 8192 tokens: at most a quarter of f16 blocks of all positions in all layers, while it is filled too.
  */
 static void test_gemma(void) {
-  enum { GEMMA_LAYERS = 18, DIMS = 256, LENGTH = 8192 };
+  enum { GEMMA_LAYERS = 18, DIMS = 256, LENGTH = 8192, STEP = 512 };
   ek_layer layers[GEMMA_LAYERS];
   for (int i = 0; i < GEMMA_LAYERS; i++) layers[i] = (ek_layer){.kv_heads = 1, .sliding = i % 6 != 5};
   const ek_kernels kernels = ek_kernels_of(EK_LEVEL_scalar);
   const ek_model model = {
       .shape = {.layers = GEMMA_LAYERS, .padded_dim = DIMS, .window = 512}, .layers = layers, .kernels = &kernels};
-  const ek_cache_params params = {EK_TYPE_f16, EK_TYPE_f16, LENGTH, 1};
+  const ek_cache_params params = {EK_TYPE_f16, EK_TYPE_f16, LENGTH, 1, STEP};
   const uint64_t all = UINT64_C(2) * 2 * GEMMA_LAYERS * DIMS * LENGTH;
   uint64_t allocated, peak, shared;
   ek_cache *cache = NULL;
   check_case("Gemma 3 270M at 8192 tokens");
   CHECK(ek_cache_create(&model, &params, &cache) == EK_OK);
-  for (int i = 0; cache && i < LENGTH / EK_CACHE_STEP; i++) {
-    CHECK(ek_cache_reserve(cache, 0, EK_CACHE_STEP) == EK_OK);
-    ek_cache_commit(cache, 0, EK_CACHE_STEP);
+  for (int i = 0; cache && i < LENGTH / STEP; i++) {
+    CHECK(ek_cache_reserve(cache, 0, STEP) == EK_OK);
+    for (uint32_t layer = 0; layer < GEMMA_LAYERS; layer++) {
+      ek_cache_open_layer(cache, 0, layer);
+      ek_cache_close_layer(cache, 0, layer);
+    }
+    ek_cache_commit(cache, 0);
   }
   ek_cache_bytes(cache, &allocated, &peak, &shared);
   printf("Gemma 3 270M at 8192 tokens: %.1f %% of all layers' f16 positions, at most %.1f %%\n",
@@ -494,14 +543,14 @@ static void test_refusals(void) {
   ek_layer layer = {.kv_heads = 1};
   const ek_kernels kernels = ek_kernels_of(EK_LEVEL_scalar);
   const ek_model model = {.shape = {.layers = 1, .padded_dim = 32}, .layers = &layer, .kernels = &kernels};
-  const ek_cache_params wrong[] = {{EK_TYPE_f32, EK_TYPE_f16, 1, 1},  {EK_TYPE_q8_0, EK_TYPE_f32, 1, 1},
-                                   {EK_TYPE_q4_k, EK_TYPE_f16, 1, 1}, {EK_TYPE_f16, EK_TYPE_f16, 0, 1},
-                                   {EK_TYPE_f16, EK_TYPE_f16, 1, 0},  {EK_TYPE_f16, EK_TYPE_f16, UINT32_MAX, 1}};
+  const ek_cache_params wrong[] = {{EK_TYPE_f32, EK_TYPE_f16, 1, 1, 0},  {EK_TYPE_q8_0, EK_TYPE_f32, 1, 1, 0},
+                                   {EK_TYPE_q4_k, EK_TYPE_f16, 1, 1, 0}, {EK_TYPE_f16, EK_TYPE_f16, 0, 1, 0},
+                                   {EK_TYPE_f16, EK_TYPE_f16, 1, 0, 0},  {EK_TYPE_f16, EK_TYPE_f16, UINT32_MAX, 1, 0}};
   ek_cache *cache = NULL;
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
     CHECK(ek_cache_create(&model, &wrong[i], &cache) == EK_BAD_ARGUMENT);
   layer.kv_heads = UINT32_MAX; /* tables of more bytes than there are */
-  const ek_cache_params large = {EK_TYPE_f16, EK_TYPE_f16, INT32_MAX, 1};
+  const ek_cache_params large = {EK_TYPE_f16, EK_TYPE_f16, INT32_MAX, 1, 0};
   CHECK(ek_cache_create(&model, &large, &cache) == EK_NO_MEMORY && !cache);
   check_tested(1, "refusals");
 }
