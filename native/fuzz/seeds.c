@@ -40,19 +40,20 @@ static void write_models(const char *folder) {
   static const char *const architectures[] = {"llama", "deci", "qwen2", "qwen3", "gemma3"};
   static const enum ek_type types[] = {EK_TYPE_f32, EK_TYPE_bf16, EK_TYPE_q8_0, EK_TYPE_q4_0, EK_TYPE_q5_1};
   for (size_t i = 0; i < 20; i++) {
+    const int vary = i / 5 == 3;
     const tiny_options options = {.architecture = architectures[i % 5],
                                   .type = types[(i + i / 5) % 5],
                                   .untied = i / 5 % 2,
                                   .biases = i % 5 < 2 && i / 10,
-                                  .vary = i / 5 == 3,
+                                  .vary = (uint32_t)vary,
                                   .layers = 1 + i / 10,
                                   .hidden = 32,
                                   .heads = 2,
-                                  .head_dim = 32,
-                                  .ffn = 64,
+                                  .head_dim = vary ? 32 : 16,
+                                  .ffn = vary ? 64 : 32,
                                   .vocab = 5};
     tiny_file *file = tiny_new(options);
-    if (i % 5 < 2 && i / 5 == 1) tiny_add(file, "rope_freqs.weight", EK_TYPE_f32, 16, 0, 0);
+    if (i % 5 < 2 && i / 5 == 1) tiny_add(file, "rope_freqs.weight", EK_TYPE_f32, 8, 0, 0);
     (void)snprintf(path, sizeof path, "%s/model/%s-%02zu", folder, options.architecture, i);
     tiny_save(file, path);
     tiny_free(file);

@@ -99,7 +99,7 @@ tiny_tensor *tiny_add(tiny_file *file, const char *name, enum ek_type type, size
   check_rng rng = check_seed(name, (int)(seed & 0x7fffffff));
   const float spread = rows ? 1.5f / sqrtf((float)columns) : 0.3f;
   float *values = new_bytes(count * sizeof *values);
-  for (size_t i = 0; i < count; i++) values[i] = spread * check_gaussian(&rng) + (rows ? 0 : 1);
+  for (size_t i = 0; i < count; i++) values[i] = check_uniform(&rng, -1.7f, 1.7f) * spread + (rows ? 0 : 1);
   encode(type, values, columns, count, tensor->data);
   free(values);
   return tensor;
