@@ -73,7 +73,7 @@ typedef struct run {
   plan plan;
 } run;
 
-/* What a row has come to: exp(score - maximum) are summed in `sums`, and times their values in `out`. */
+/* What a row has come to: 2^(score - maximum) are summed in `sums`, and times their values in `out`. */
 typedef struct partial {
   float *maxima, *sums; /* (rows), maxima in base 2 */
   float *out;           /* (rows, dims) */

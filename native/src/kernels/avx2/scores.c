@@ -1,6 +1,6 @@
 /* Queries times keys: the 16 positions of a block are two vectors of floats. */
+#include "../queries.h"
 #include "dot.h"
-#include "queries.h"
 
 INLINE void f16_scores(int n, size_t first, const uint8_t *const *blocks, size_t count, size_t dims,
                        const ek_activations *queries, float *scores) {

@@ -1,5 +1,6 @@
 /* Weights times values: 16 dimensions at once are two vectors of floats for each query. */
-#include "queries.h"
+#include "../queries.h"
+#include "vectors.h"
 
 /* One half of a group of 32 dimensions: 16 of them at each position. */
 enum { HALF_GROUP = 16 };
@@ -44,10 +45,6 @@ INLINE void add_lanes(int n, int bits, const position_weights *w, const uint8_t 
   for (int first = 0; first < 2 * bits; first += 4) add_words(n, bits, first, w, half_group + 32 * first, sums);
 }
 
-INLINE size_t codes_bytes(enum ek_type type) { return type == EK_TYPE_f16 ? 1024 : type == EK_TYPE_q8_0 ? 512 : 256; }
-
-INLINE size_t group_bytes(enum ek_type type) { return codes_bytes(type) + (type == EK_TYPE_f16 ? 0 : 32); }
-
 /* weights: (n, stride); scales: of the positions, where the type has them. */
 INLINE void scale_weights(int n, enum ek_type type, const uint8_t *scales, const float *weights, size_t stride,
                           const float *factors, position_weights *w) {
@@ -91,7 +88,7 @@ INLINE void add_values(int n, size_t first, enum ek_type type, const uint8_t *co
     position_weights w;
     for (size_t g = 0; g < dims / 32; g++) {
       const uint8_t *group = blocks[b] + g * group_bytes(type);
-      const uint8_t *scales = group + codes_bytes(type);
+      const uint8_t *scales = group + code_bytes(type);
       if (g == 0 || type != EK_TYPE_f16) scale_weights(n, type, scales, of_block, stride, factors + first, &w);
       add_group(n, type, &w, group, dims, out + 32 * g);
     }

@@ -10,7 +10,6 @@
 /* Lanes in vectors of 16: vector j of a block's 32. Signed nibbles are unpacked to the top of a byte, 16 times too
  * large, which saves what their sign would take. */
 enum { NIBBLE_SHIFT = 4 };
-INLINE int shift_of(enum ek_type type) { return type == EK_TYPE_q4_0 ? NIBBLE_SHIFT : 0; }
 INLINE int8x16_t low_nibbles(uint8x16_t bytes) { return vreinterpretq_s8_u8(vshlq_n_u8(bytes, 4)); }
 INLINE int8x16_t high_nibbles(uint8x16_t bytes) { return vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(0xf0))); }
 

@@ -7,7 +7,7 @@
 
 enum { GROUP = 32, INTERLEAVE = 4 };
 
-/* Quantised queries: the sum over one group of 32 dimensions is of integers. */
+/* Query q times a key: of the codes where it is quantised. */
 static double dot(const float *key, size_t dims, const ek_activations *queries, size_t q, int quantised) {
   double sum = 0;
   for (size_t k = 0; k < dims; k++) {
