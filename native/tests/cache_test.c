@@ -232,6 +232,7 @@ static void check_layer(const world *w, int sequence, int layer, int end, int op
     look_at_head(w, sequence, layer, head, end, open, present);
     CHECK(has_window(w, layer, present, t->length < end && open ? t->length : end));
     for (int p = t->length; p < end && open; p++) CHECK(present[p]);
+    CHECK(t->length == end || has_window(w, layer, present, end - 1)); /* the last one can be taken back */
   }
 }
 
@@ -294,17 +295,22 @@ static void reserve(world *w, int sequence, int count, int starve) {
   if (count == 0) return;
   CHECK(ek_cache_reserve(w->cache, (uint32_t)sequence, 0) == EK_BAD_ARGUMENT);
   CHECK(ek_cache_truncate(w->cache, (uint32_t)sequence, 0) == EK_BAD_ARGUMENT);
-  CHECK(ek_cache_fork(w->cache, (uint32_t)sequence, (uint32_t)sequence) == EK_BAD_ARGUMENT);
+  for (uint32_t other = 0; other < w->params.sequences; other++) {
+    CHECK(ek_cache_fork(w->cache, (uint32_t)sequence, other) == EK_BAD_ARGUMENT);
+    CHECK(ek_cache_fork(w->cache, other, (uint32_t)sequence) == EK_BAD_ARGUMENT);
+  }
 }
 
+/* The first `count` reserved tokens, in some order. */
 static void store(world *w, int sequence, int layer, int count) {
   const tokens *t = &w->sequences[sequence];
   for (int head = 0; head < (int)w->layers[layer].kv_heads; head++) {
     for (int i = 0; i < count; i++) {
+      const int index = head == 1 ? count - 1 - i : i, token = t->stored[t->length + index];
       float key[MOST_DIMS], value[MOST_DIMS];
-      make_row(w, t->stored[t->length + i], layer, head, EK_CACHE_KEYS, key);
-      make_row(w, t->stored[t->length + i], layer, head, EK_CACHE_VALUES, value);
-      ek_cache_store_head(w->cache, (uint32_t)sequence, (uint32_t)layer, (uint32_t)head, (size_t)i, key, value);
+      make_row(w, token, layer, head, EK_CACHE_KEYS, key);
+      make_row(w, token, layer, head, EK_CACHE_VALUES, value);
+      ek_cache_store_head(w->cache, (uint32_t)sequence, (uint32_t)layer, (uint32_t)head, (size_t)index, key, value);
     }
   }
 }
