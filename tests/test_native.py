@@ -57,8 +57,8 @@ def demand(result: subprocess.CompletedProcess[str]) -> str:
 
 
 @cache
-def built(name: str) -> Path:
-    """The folder of that build's programs."""
+def build(name: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of that build's programs, and how its last step went: a build that fails is not tried again."""
     cmake = tool("cmake")
     if cmake is None:
         pytest.skip("cmake is not installed")
@@ -71,8 +71,15 @@ def built(name: str) -> Path:
     folder = BUILD / name
     ninja = tool("ninja")
     generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}") if ninja else ()
-    demand(run(cmake, "-S", NATIVE, "-B", folder, *generator, "-DEDGEKIT_TESTS=ON", *BUILDS[name]))
-    demand(run(cmake, "--build", folder, "--parallel", os.cpu_count() or 1))
+    configured = run(cmake, "-S", NATIVE, "-B", folder, *generator, "-DEDGEKIT_TESTS=ON", *BUILDS[name])
+    if configured.returncode != 0:
+        return folder, configured
+    return folder, run(cmake, "--build", folder, "--parallel", os.cpu_count() or 1)
+
+
+def built(name: str) -> Path:
+    folder, result = build(name)
+    demand(result)
     return folder
 
 
