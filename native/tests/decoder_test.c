@@ -289,6 +289,7 @@ static void test_model(const check_options *check, tiny_options options, int num
   for (int level = 0; level < EK_LEVELS; level++) {
     if (!check_wanted(check, (ek_level)level)) continue;
     if (ek_level_interleave((ek_level)level) != ek_kernels_here()->interleave) continue;
+    if ((ek_level)level != ek_kernels_here()->level && number % 3 != 0) continue;
     check_case("%s %s %s, model %d", options.architecture, ek_formats[options.type].name,
                ek_level_name((ek_level)level), number);
     test_level(file, &options, (ek_level)level, number, floats);

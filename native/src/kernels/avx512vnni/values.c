@@ -38,6 +38,13 @@ typedef struct integers {
   int32_t corrections[MOST_QUERIES];
 } integers;
 
+/* What is not a number became -2^31, whose sum the intrinsic of 32 bits may not have. */
+INLINE uint32_t sum_of_all(__m512i x) {
+  const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(x));
+  const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(x, 1));
+  return (uint32_t)_mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
+}
+
 INLINE void scale_weights(int n, enum ek_type type, const uint8_t *const *blocks, size_t count, size_t at,
                           float inverse, const float *weights, integers *to) {
   const __m512i half = _mm512_set1_epi32(128);
@@ -52,7 +59,7 @@ INLINE void scale_weights(int n, enum ek_type type, const uint8_t *const *blocks
       _mm_storeu_si128((__m128i *)(void *)to->bytes[b][h][0], _mm512_cvtepi32_epi8(high));
       _mm_storeu_si128((__m128i *)(void *)to->bytes[b][h][1], _mm512_cvtepi32_epi8(x));
     }
-    to->corrections[h] = (int32_t)(-(type == EK_TYPE_q8_0 ? 128u : 8u) * (uint32_t)_mm512_reduce_add_epi32(sum));
+    to->corrections[h] = (int32_t)(-(type == EK_TYPE_q8_0 ? 128u : 8u) * sum_of_all(sum));
   }
 }
 
