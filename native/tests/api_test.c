@@ -65,7 +65,7 @@ static int is_near(const float *expected, const float *actual, size_t count) {
     off = fmax(off, fabs((double)expected[i] - (double)actual[i]));
     if (!isfinite(actual[i])) return 0;
   }
-  return off <= 1e-4 * greatest;
+  return off <= 2e-3 * greatest; /* other sums are rounded otherwise on their way into the cache */
 }
 
 /* --- creation --- */
