@@ -29,7 +29,7 @@ FLOAT_TOLERANCE = 1e-4  # of the largest logit
 AS_LLAMA = 1.05  # times llama.cpp's distance
 LEVELS = ("scalar", "avx2", "avx512vnni", "neon", "dotprod", "i8mm")
 # Rows of the random models have 64 or 96 weights, which the types in blocks of 256 cannot store.
-FORMATS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+FORMATS = ("f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "iq4_nl")
 
 
 def windows(count: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -51,18 +51,19 @@ def relative(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
 @pytest.fixture(scope="module")
 def sample_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(story(200), encoding="utf-8")
+    path.write_text(story(900), encoding="utf-8")
     return path
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
 def test_float_mode_equals_transformers(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
-    """Every type that carries the model, each tensor in it: what differs is the order of sums."""
+    """Each matrix in one type, two families in every type that carries them: what differs is the order of sums."""
     family, options = variant
+    formats = ("f16", "q4_0") if options else ("f16", "q4_0", *FORMATS)
     folder = random_checkpoint(tmp_path / "model", family, **options)
     length = min(120, open_checkpoint(folder).spec.context)  # beyond every sliding window
     token_windows = windows(1, length)
-    for format in FORMATS:
+    for format in formats:
         path = write_plain(tmp_path / f"{format}.gguf", format, folder)
         expected = scores(load(path, runtime="torch", threads=1), token_windows)
         session = native.load(path, context=None, threads=2, float_activations=True)
@@ -73,12 +74,12 @@ def test_float_mode_equals_transformers(variant: tuple[str, dict[str, Any]], tmp
 @needs("llama.cpp")
 @pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
 def test_int8_activations_are_as_near_as_llama_cpps(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
-    """Root mean square over 1000 positions of the distance from the torch reference on the same file."""
+    """Root mean square over 600 positions of the distance from the torch reference on the same file."""
     family, options = variant
     folder = random_checkpoint(tmp_path / "model", family, **options)
     length = min(200, open_checkpoint(folder).spec.context)
-    token_windows = windows(-(-1000 // length), length)
-    for format in ("f16", "q8_0", "q4_0"):
+    token_windows = windows(-(-600 // length), length)
+    for format in ("q8_0", "q4_0"):
         path = write_plain(tmp_path / f"{format}.gguf", format, folder)
         expected = scores(load(path, runtime="torch", threads=1), token_windows)
         distance = {
@@ -86,7 +87,7 @@ def test_int8_activations_are_as_near_as_llama_cpps(variant: tuple[str, dict[str
             for runtime in ("native", "llama.cpp")
         }
         assert distance["native"] <= AS_LLAMA * distance["llama.cpp"], (format, distance)
-        assert distance["native"] > 0  # int8 or a float16 cache: the comparison could have failed
+        assert distance["native"] > 0  # int8: the comparison could have failed
 
 
 @pytest.mark.parametrize("format", ["q4_k", "q5_k", "q6_k"])
@@ -100,11 +101,14 @@ def test_types_in_blocks_of_256(format: str, tmp_path: Path) -> None:
 
 
 @needs("llama.cpp")
-@pytest.mark.parametrize("format", ["q8_0", "q4_0", "q4_k", "q6_k"])
-def test_divergence_of_the_sample_is_as_small_as_llama_cpps(format: str, tmp_path: Path, sample_text: Path) -> None:
+@pytest.mark.parametrize(("format", "chunks"), [("q8_0", 25), ("q4_0", 5), ("q4_k", 5)])
+def test_divergence_of_the_sample_is_as_small_as_llama_cpps(
+    format: str, chunks: int, tmp_path: Path, sample_text: Path
+) -> None:
+    """On paired tokens; that of q8_0 is so small that it takes more of them to tell."""
     path = write_plain(tmp_path / "model.gguf", format)
     found = {
-        runtime: evaluate(path, reference=SAMPLE, text=sample_text, runtime=runtime, threads=2, chunks=6)
+        runtime: evaluate(path, reference=SAMPLE, text=sample_text, runtime=runtime, threads=2, chunks=chunks)
         for runtime in ("native", "llama.cpp")
     }
     assert found["native"].tokens == found["llama.cpp"].tokens > 1000
@@ -167,41 +171,49 @@ GREEDY = """
 import json, sys
 import numpy as np
 from edgekit.runtimes import load
-session = load(sys.argv[1], threads=int(sys.argv[2]))
-logits = session.prefill([0, *session.encode("The old king never leaves")])
-tokens, gaps = [], []
-for _ in range(64):
-    first, second = np.sort(logits)[:-3:-1]
-    tokens.append(int(logits.argmax()))
-    gaps.append(float(first - second))
-    logits = session.decode(tokens[-1])
-print(json.dumps({"isa": session.isa, "tokens": tokens, "gaps": gaps}))
+session = load(sys.argv[1], threads=1)
+rows = [session.prefill(json.loads(sys.argv[2]))]
+while len(rows) < 64:
+    rows.append(session.decode(int(rows[-1].argmax())))
+np.save(sys.argv[3], rows)
+print(session.isa)
 """
 
 
-def greedy(path: Path, level: str, threads: int = 1) -> dict[str, Any] | None:
-    """64 greedy tokens in a process with that level of kernels; None where this machine has not got it."""
+def greedy(path: Path, level: str, prompt: list[int]) -> NDArray[np.float32] | None:
+    """The logits (64, vocab) of greedy decoding in a process with that level of kernels; None where there is none."""
+    rows = path.with_suffix(f".{level}.npy")
+    command = [sys.executable, "-c", GREEDY, str(path), json.dumps(prompt), str(rows)]
     environment = {**os.environ, "EDGEKIT_ISA": level}
-    command = [sys.executable, "-c", GREEDY, str(path), str(threads)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         assert "EDGEKIT_ISA" in run.stderr, run.stderr
         return None
-    found: dict[str, Any] = json.loads(run.stdout)
-    assert found["isa"] == level
+    assert run.stdout.strip() == level
+    found: NDArray[np.float32] = np.load(rows)
     return found
 
 
-@pytest.mark.parametrize("format", ["q4_0", "q4_k", "q6_k", "q8_0"])
+@pytest.mark.parametrize("format", ["f16", "q4_k", "q8_0"])
 def test_every_level_says_the_same(format: str, tmp_path: Path) -> None:
-    path = write_plain(tmp_path / "model.gguf", format)
-    runs = [run for run in (greedy(path, level) for level in LEVELS) if run is not None]
+    """64 greedy tokens. A first difference is at two logits that are nearly the same.
+
+    Sums in another order move float16's by less than 1e-3. Where activations are rounded to int8 a sum next to the
+    border between two integers moves logits by as much as rounding itself does, whose size the torch reference tells.
+    """
+    path, prompt = write_plain(tmp_path / "model.gguf", format), [0, 5, 90, 700, 31]
+    runs = {level: run for level in LEVELS if (run := greedy(path, level, prompt)) is not None}
     assert len(runs) > 1
-    first = runs[0]  # scalar
-    for run in runs[1:]:
-        pairs = zip(first["tokens"], run["tokens"], strict=True)
-        place = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
-        assert place is None or first["gaps"][place] < 1e-3, (run["isa"], place, first["gaps"][place])
+    first, *others = runs.values()  # scalar
+    tokens = first.argmax(1)
+    reference = load(path, runtime="torch", threads=1)
+    exact = reference.score([*prompt, *(int(token) for token in tokens[:-1])], len(prompt) - 1)
+    for other in others:
+        place = next((place for place in range(64) if other[place].argmax() != tokens[place]), None)
+        if place is not None:
+            second, greatest = np.sort(first[place])[-2:]
+            rounding = np.abs(first[place] - exact[place]).max() + np.abs(other[place] - exact[place]).max()
+            assert greatest - second < (1e-3 if format == "f16" else rounding), place
 
 
 def test_threads_do_not_change_results(tmp_path: Path) -> None:
@@ -219,11 +231,11 @@ def test_cache_types(types: str, distance: float, tmp_path: Path) -> None:
     path = write_plain(tmp_path / "model.gguf", "f32")
     [window] = windows(1, 160)
     expected = scores(load(path, runtime="torch", threads=1), [window])
-    session = load(path, threads=1, cache=CacheTypes.parse(types))
+    session = load(path, threads=1, context=160, cache=CacheTypes.parse(types))
     error = np.sqrt(np.mean((session.score(window, 0) - expected) ** 2))
     assert distance / 1000 < error < distance
     bytes_per_value = {"f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}
     keys, values = types.split(",")[0], types.split(",")[-1]
-    # 160 positions, 4 layers and KV heads of 32 dimensions; tables and spare blocks come to it
-    least = 160 * 4 * 4 * 32 * (bytes_per_value[keys] + bytes_per_value[values])
-    assert least <= session.stats().cache_bytes < 1.5 * least + 20_000
+    # 160 positions, 8 layers, 4 KV heads of 32 dimensions; tables and spare blocks come to it
+    least = 160 * 8 * 4 * 32 * (bytes_per_value[keys] + bytes_per_value[values])
+    assert least <= session.stats().cache_bytes < 1.2 * least + 60_000

@@ -58,15 +58,15 @@ def rows(count: int = 1) -> NDArray[np.float32]:
 
 
 def test_a_model_describes_itself(model: _native.Model, path: Path) -> None:
-    assert (model.architecture, model.layers, model.hidden, model.head_dim) == ("llama", 4, 256, 32)
+    assert (model.architecture, model.layers, model.hidden, model.head_dim) == ("llama", 8, 256, 32)
     assert (model.vocab, model.context, model.window, model.threads) == (VOCAB, 1024, 0, 2)
-    assert [model.heads(layer) for layer in range(4)] == [(8, 4)] * 4
+    assert [model.heads(layer) for layer in range(8)] == [(8, 4)] * 8
     assert model.isa in ("scalar", "avx2", "avx512vnni", "neon", "dotprod", "i8mm")
     data = path.stat().st_size
     assert 0.5 * data < model.weight_bytes + model.mapped_bytes < 1.1 * data
     assert 0 < model.decode_bytes <= model.weight_bytes
     with pytest.raises(ValueError, match="layer"):
-        model.heads(4)
+        model.heads(8)
     assert _native.Model(path).threads == _native.big_cores() <= (os.cpu_count() or 1)
 
 
@@ -371,7 +371,7 @@ def test_an_unknown_level_is_named(path: Path) -> None:
     environment = {**os.environ, "EDGEKIT_ISA": "mmx"}
     command = [sys.executable, "-c", program, str(path)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert "ValueError" in run.stderr and "EDGEKIT_ISA" in run.stderr and "mmx" in run.stderr
+    assert "ValueError" in run.stderr and "EDGEKIT_ISA in the environment" in run.stderr
 
 
 BARE = """
