@@ -10,7 +10,7 @@ C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
-	$(BIN)/edgekit run build/demo/sample.gguf --runtime torch -p "Once upon a time" -n 64
+	$(BIN)/edgekit run build/demo/sample.gguf -p "Once upon a time" -n 64
 	@echo "report: $(CURDIR)/build/demo/sample.report.html"
 	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open build/demo/sample.report.html; \
 	elif [ "$$(uname)" = Darwin ]; then open build/demo/sample.report.html; fi

@@ -39,7 +39,7 @@ def render(template: str, text: str, session: Session, *, system: str | None = N
         import jinja2
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ModuleNotFoundError as error:
-        raise MissingExtra("jinja2", "quantize") from error
+        raise MissingExtra("jinja2", "chat") from error
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
