@@ -99,7 +99,7 @@ def test_windows_longer_than_a_batch(files: dict[str, Path], runtime: str, trans
     session = load(files["f32"], runtime=runtime, context=600, threads=2)
     scored = session.score(window, 505)  # across the border at 512
     expected = logits_of(transformers_model, window)[505:]
-    np.testing.assert_allclose(scored, expected, atol=0.05 if runtime == "llama.cpp" else 1e-3)
+    np.testing.assert_allclose(scored, expected, atol=1e-3 if runtime == "torch" else 0.1)
     session.close()
 
 
@@ -283,7 +283,7 @@ def test_cache_bytes_is_what_llama_cpp_allocates(
     if family == "llama":
         source: Path = SAMPLE
     else:
-        source = random_checkpoint(tmp_path / "gemma", "gemma3", layers=4)
+        source = random_checkpoint(tmp_path / "gemma", "gemma3", layers=4, head_dim=32)
         context = min(context, 256)
     path = write_plain(tmp_path / "model.gguf", "f16", source)
     llama_cpp.set_debug(True)
