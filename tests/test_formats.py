@@ -433,7 +433,7 @@ def test_wrong_shapes_are_refused(format: Format) -> None:
     blocks = format.encode(rows, None)
     with pytest.raises(ValueError, match=f"{format.name} stores rows in blocks of {format.block} weights.* 500"):
         format.encode(rows[:, :500], None)
-    with pytest.raises(ValueError, match=r"rows must be \(N, K\), not \(512\)"):
+    with pytest.raises(ValueError, match=r"rows must be \(N, K\), not \(512,\)"):
         format.encode(rows[0], None)
     for wrong in (np.ones(256), np.ones((1, 512)), np.ones((2, 2, 256)), np.ones((512, 2))):
         with pytest.raises(ValueError, match="importance of shape"):
