@@ -34,6 +34,8 @@ def built() -> Path:
     cmake, ninja = shutil.which("cmake", path=path), shutil.which("ninja", path=path)
     if cmake is None or shutil.which("clang-19") is None:
         pytest.skip("cmake or clang-19 is not installed (Debian: cmake clang-19 libclang-rt-19-dev)")
+    if not list(Path(run("clang-19", "--print-resource-dir").strip()).rglob("libclang_rt.fuzzer*")):
+        pytest.skip("clang-19 has no libFuzzer (Debian: libclang-rt-19-dev)")
     generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}") if ninja else ()
     options = ("-DCMAKE_C_COMPILER=clang-19", "-DEDGEKIT_FUZZ=ON", "-DEDGEKIT_SANITIZE=address,undefined")
     run(cmake, "-S", NATIVE, "-B", BUILD, *generator, *options)
