@@ -2,26 +2,8 @@
  * scores 4 positions at once and nothing is left to reduce. */
 #include "queries.h"
 
-#include <string.h>
-
 /* 8 positions: half a block. */
 enum { POSITIONS = 8 };
-
-/* 32 dimensions of the queries, side by side. */
-typedef struct query_group {
-  int8_t codes[MOST_QUERIES][GROUP];
-  float scales[MOST_QUERIES];
-} query_group;
-
-INLINE void gather(int n, size_t first, size_t dims, const ek_activations *x, query_group *to) {
-  for (size_t k = 0; k < dims; k += GROUP, to++) {
-    for (size_t h = 0; h < (size_t)n; h++) {
-      const size_t at = (first + h) * dims + k;
-      memcpy(to->codes[h], x->codes + at, GROUP);
-      to->scales[h] = x->scales[at / GROUP];
-    }
-  }
-}
 
 /* Products of one group's lanes at 8 positions: `lanes` are those of the first 4 dimensions. */
 INLINE void dot_lanes(int n, enum ek_type type, const uint8_t *lanes, const query_group *query, int32x4_t dots[][2]) {
@@ -98,7 +80,7 @@ INLINE void score(int n, size_t first, enum ek_type type, const uint8_t *const *
                   const ek_activations *x, float *scores) {
   query_group queries[EK_MOST_HEAD_DIMS / GROUP];
   const size_t stride = count * EK_CACHE_BLOCK;
-  gather(n, first, dims, x, queries);
+  gather_queries(n, first, dims, x, queries);
 #pragma GCC unroll 1
   for (size_t b = 0; b < count; b++) {
     EK_COST_BEGIN(scores, type, COUNTED(n, POSITIONS * MOST_QUERIES * 4));

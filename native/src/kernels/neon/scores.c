@@ -3,25 +3,7 @@
  */
 #include "queries.h"
 
-#include <string.h>
-
 enum { POSITIONS = 4 };
-
-/* 32 dimensions of the queries, side by side. */
-typedef struct query_group {
-  int8_t codes[MOST_QUERIES][GROUP];
-  float scales[MOST_QUERIES];
-} query_group;
-
-INLINE void gather(int n, size_t first, size_t dims, const ek_activations *x, query_group *to) {
-  for (size_t k = 0; k < dims; k += GROUP, to++) {
-    for (size_t h = 0; h < (size_t)n; h++) {
-      const size_t at = (first + h) * dims + k;
-      memcpy(to->codes[h], x->codes + at, GROUP);
-      to->scales[h] = x->scales[at / GROUP];
-    }
-  }
-}
 
 /* Dimensions 0 .. 15 and 16 .. 31 of 4 positions. */
 INLINE quad load_quad(enum ek_type type, const uint8_t *lanes) {
@@ -97,7 +79,7 @@ INLINE void score(int n, size_t first, enum ek_type type, const uint8_t *const *
                   const ek_activations *x, float *scores) {
   query_group queries[EK_MOST_HEAD_DIMS / GROUP];
   const size_t stride = count * EK_CACHE_BLOCK;
-  gather(n, first, dims, x, queries);
+  gather_queries(n, first, dims, x, queries);
 #pragma GCC unroll 1
   for (size_t b = 0; b < count; b++) {
     EK_COST_BEGIN(scores, type, COUNTED(n, 2 * BLOCK_COST)); /* of 64 dimensions */
