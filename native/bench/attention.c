@@ -3,7 +3,7 @@
 #include "bench.h"
 
 #include "kernels/cache_block.h"
-#include "matmul.h"
+#include "operators/matmul.h"
 
 #include <math.h>
 #include <stdio.h>

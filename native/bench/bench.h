@@ -3,7 +3,7 @@
 #define EK_BENCH_H
 
 #include "kernels/kernels.h"
-#include "pool.h"
+#include "threads/pool.h"
 
 #include <stddef.h>
 #include <stdint.h>

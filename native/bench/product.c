@@ -3,7 +3,7 @@
 #include "bench.h"
 
 #include "kernels/stripe.h"
-#include "matmul.h"
+#include "operators/matmul.h"
 
 #include <stdio.h>
 #include <stdlib.h>

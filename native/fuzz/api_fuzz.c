@@ -1,7 +1,7 @@
 /* libFuzzer: bytes as a sequence of public calls, most of their arguments hostile. What each call has to return is
  * known from what was called before. tests/api_calls_test.c runs it on random bytes. */
 #include "edgekit.h"
-#include "model_parts.h"
+#include "model/parts.h"
 #include "tiny_model.h"
 
 #include <math.h>

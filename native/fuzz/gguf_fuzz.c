@@ -1,5 +1,5 @@
 /* libFuzzer: the reader of GGUF files on any bytes. What it accepts must hold together. */
-#include "gguf.h"
+#include "gguf/gguf.h"
 
 #include <stdlib.h>
 #include <string.h>

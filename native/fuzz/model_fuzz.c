@@ -1,5 +1,5 @@
 /* libFuzzer: models from any bytes: shape, plan, packing. What is loaded must be whole. */
-#include "model_parts.h"
+#include "model/parts.h"
 
 #include <math.h>
 #include <stdlib.h>

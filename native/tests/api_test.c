@@ -1,7 +1,7 @@
 /* The public functions on small models: arguments, struct sizes, micro-batches, cancelling, callbacks, threads. What
  * they compute is decoder_test.c's. */
+#include "api/context.h"
 #include "check.h"
-#include "context.h"
 #include "edgekit.h"
 #include "tiny_model.h"
 

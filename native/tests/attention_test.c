@@ -1,8 +1,8 @@
 /* Attention over a cache against softmax attention in float64, dense, over what the cache reads as: all pairs of types,
  * windows, rings, groups of query heads, many tokens; and the same bytes from any number of threads. */
-#include "attention.h"
 #include "check.h"
 #include "kernels/cache_block.h"
+#include "operators/attention.h"
 
 #include <math.h>
 #include <stdlib.h>

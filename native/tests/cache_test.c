@@ -1,11 +1,11 @@
 /* The attention cache against a list of tokens for each sequence: random appends, truncations and forks, after each of
  * which every slot of every view is compared, and references and bytes are counted anew; memory that runs out at every
  * allocation; the size of a real model's cache. */
-#include "attention.h"
-#include "cache_memory.h"
+#include "cache/blocks.h"
 #include "check.h"
 #include "half.h"
 #include "kernels/cache_block.h"
+#include "operators/attention.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
 /* The forward pass on small random models of all architectures: quantised activations against unrounded ones, prefill
  * in any cut, decode, several sequences, any number of threads, failures, and numbers that are none. */
 #include "check.h"
-#include "decoder.h"
-#include "model_parts.h"
-#include "pool.h"
+#include "decoder/decoder.h"
+#include "model/parts.h"
+#include "threads/pool.h"
 #include "tiny_model.h"
 
 #include <math.h>

@@ -3,8 +3,8 @@
 #include "check.h"
 #include "half.h"
 #include "kernels/stripe.h"
-#include "matmul.h"
 #include "memory.h"
+#include "operators/matmul.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* The reader of GGUF files: what a good file gives; every malformed variant of it, each refused with its own sentence;
  * every truncation, every changed byte and random changes end in a status, with nothing read beside the file. */
-#include "gguf.h"
+#include "gguf/gguf.h"
 
 #include "check.h"
 #include "gguf_variants.h"

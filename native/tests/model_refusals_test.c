@@ -1,6 +1,6 @@
 /* Files that are GGUF, but no model that can be run: each is refused with its own sentence, and nothing is left behind.
  */
-#include "model_parts.h"
+#include "model/parts.h"
 #include "tiny_model.h"
 
 #include <math.h>

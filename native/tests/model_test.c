@@ -1,9 +1,9 @@
 /* Models are loaded whole: of every architecture and type, each weight is the file's, read back out of the packed
  * stripes; what a shape is made of; progress and cancelling; parameter structs of other sizes. */
 #include "kernels/stripe.h"
-#include "model_parts.h"
-#include "pool.h"
-#include "rope.h"
+#include "model/parts.h"
+#include "operators/rope.h"
+#include "threads/pool.h"
 #include "tiny_model.h"
 
 #include <math.h>

@@ -4,8 +4,8 @@
 #define _GNU_SOURCE
 #endif
 #include "check.h"
-#include "cores.h"
-#include "pool.h"
+#include "threads/cores.h"
+#include "threads/pool.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -1,6 +1,6 @@
 /* The frequencies of rotary embeddings: against their formulas as published, and values of another implementation. */
 #include "check.h"
-#include "rope.h"
+#include "operators/rope.h"
 
 #include <math.h>
 #include <string.h>

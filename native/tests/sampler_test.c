@@ -1,6 +1,6 @@
 /* Sampling against the slow and obvious: sort everything, filter from the front, exp of the C library. */
 #include "check.h"
-#include "sampler.h"
+#include "sampling/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>

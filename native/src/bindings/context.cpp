@@ -1,5 +1,5 @@
 #include "interruptible.h"
-#include "model.h"
+#include "model/model.h"
 #include "status.h"
 
 #include <nanobind/stl/string.h>

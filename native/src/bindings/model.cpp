@@ -1,7 +1,7 @@
-#include "model.h"
+#include "model/model.h"
 
-#include "cores.h"
 #include "status.h"
+#include "threads/cores.h"
 
 #include <optional>
 #include <string>

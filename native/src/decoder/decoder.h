@@ -1,0 +1,35 @@
+/* The forward pass: tokens in, logits out. */
+#ifndef EK_DECODER_H
+#define EK_DECODER_H
+
+#include "cache/cache.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ek_decoder ek_decoder;
+
+/* Scratch for micro_batch tokens at once (no more than the cache's step) and a decode of `sequences`. Keeps pointers to
+ * both. float_activations: all products with unrounded activations (the cache has to be f32), slowly. */
+ek_status ek_decoder_create(const ek_model *model, ek_cache *cache, size_t micro_batch, size_t sequences,
+                            int float_activations, ek_decoder **decoder);
+void ek_decoder_free(ek_decoder *decoder);
+
+/* One micro-batch at the end of a sequence; commits it to the cache. The caller has checked that 1 <= count <=
+ * micro_batch and that all tokens are in the vocabulary. logits of the last `outputs` tokens, (outputs, vocab); outputs
+ * 0: none. Failures leave the sequence as it was.
+ */
+ek_status ek_decoder_prefill(ek_decoder *decoder, uint32_t sequence, const int32_t *tokens, size_t count, float *logits,
+                             size_t outputs);
+
+/* One token for each of `count` different sequences (1 <= count <= sequences, as the tokens checked by the caller);
+ * logits (count, vocab), NULL: none. All sequences get theirs, or none does. */
+ek_status ek_decoder_step(ek_decoder *decoder, const uint32_t *sequences, const int32_t *tokens, size_t count,
+                          float *logits);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
