@@ -1,5 +1,5 @@
+#include "bindings/model.h"
 #include "interruptible.h"
-#include "model/model.h"
 #include "status.h"
 
 #include <nanobind/stl/string.h>

@@ -1,4 +1,4 @@
-#include "model/model.h"
+#include "bindings/model.h"
 
 #include "status.h"
 #include "threads/cores.h"
