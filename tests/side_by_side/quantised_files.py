@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One run that judges edgekit's file and llama.cpp's own mixes with stock llama-perplexity.
 
-    python tests/side_by_side/llama_cpp.py CHECKPOINT --tools LLAMA_BIN --size 261MB \\
+    python tests/side_by_side/quantised_files.py CHECKPOINT --tools LLAMA_BIN --size 261MB \\
         --calib calibration.txt --text evaluation.txt --work DIR
 
 LLAMA_BIN holds llama-perplexity, llama-imatrix and llama-quantize. Base logits come from an F32 GGUF; the importance
