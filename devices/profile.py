@@ -92,7 +92,7 @@ def _host(name: str, table: Mapping[str, Any], path: Path) -> Device:
             "isa": "read from this machine",
             "cores": "read from this machine: those that this process may run on",
             "ram_bytes": "read from this machine",
-            "bandwidth_bytes_per_s": "measured just now: all cores reading 256 MB, the best of four passes",
+            "bandwidth_bytes_per_s": "measured just now: all big cores reading 256 MiB, the best of four passes",
         },
     )
 

@@ -26,6 +26,12 @@ def layout(format: str) -> dict[str, int]: ...
 def big_cores() -> int:
     """The cores that a model's threads run on where no number is asked for."""
 
+def read_passes(mebibytes: int, passes: int, threads: int = 0) -> list[float]:
+    """The seconds of each of several passes that read so much memory, laid out as a model's weights are.
+
+    `threads` 0: one for each big core. MemoryError where there is not so much.
+    """
+
 class Cancelled(RuntimeError):
     """`Context.cancel` ended the call; the micro-batches that were finished before are kept."""
 

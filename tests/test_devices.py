@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit import _native
 from edgekit.devices import host
 from edgekit.devices.budget import max_file_bytes
 from edgekit.devices.predict import (
@@ -85,6 +86,16 @@ def test_the_measured_loop_is_not_slower_than_a_copy() -> None:
         np.copyto(target, source)
         best = min(best, time.perf_counter() - start)
     assert host.measure_bandwidth() > 0.3 * source.nbytes / best
+
+
+def test_passes_over_memory() -> None:
+    seconds = _native.read_passes(8, 5, threads=2)
+    assert len(seconds) == 5
+    assert all((8 << 20) / 5e12 < each < 1 for each in seconds)
+    assert min(_native.read_passes(64, 3)) > min(_native.read_passes(1, 3))
+    for mebibytes in (1 << 40, 1 << 63):
+        with pytest.raises(MemoryError):
+            _native.read_passes(mebibytes, 1)
 
 
 def test_a_profile_of_ones_own(tmp_path: Path) -> None:

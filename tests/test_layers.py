@@ -17,7 +17,7 @@ ALLOWED = {
     "quant": {"models", "native"},
     "export": {"models", "quant"},
     "runtimes": {"models", "native"},
-    "devices": {"models", "runtimes"},
+    "devices": {"models", "runtimes", "native"},
     "edgekit": {*LAYERS, "native"},
 }
 

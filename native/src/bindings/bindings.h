@@ -13,6 +13,7 @@ using Array = nb::ndarray<nb::ro, nb::device::cpu>; // of any shape and dtype, s
 void bind_formats(nb::module_ &m);
 void bind_model(nb::module_ &m);
 void bind_context(nb::module_ &m);
+void bind_bandwidth(nb::module_ &m);
 
 std::string shape_of(const Array &array); // "(2, 3)"
 void check_contiguous(const Array &array, const char *name);

@@ -23,4 +23,5 @@ NB_MODULE(_native, m) {
   bind_formats(m);
   bind_model(m);
   bind_context(m);
+  bind_bandwidth(m);
 }
