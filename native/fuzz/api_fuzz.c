@@ -14,7 +14,7 @@ enum { VOCAB = 24, CONTEXTS = 2, MOST_SEQUENCES = 3, WINDOW = 16, MOST_TOKENS = 
 typedef struct shadow {
   ek_context *context; /* NULL: none */
   uint32_t positions, sequences;
-  uint64_t lengths[MOST_SEQUENCES];
+  uint64_t lengths[MOST_SEQUENCES], longest[MOST_SEQUENCES]; /* now, and since it was empty */
 } shadow;
 
 typedef struct world {
@@ -143,6 +143,11 @@ static ek_status room(const shadow *s, uint32_t sequence, size_t count) {
   return count <= s->positions - s->lengths[sequence] ? EK_OK : EK_CACHE_FULL;
 }
 
+static void grow(shadow *s, uint32_t sequence, size_t count) {
+  s->lengths[sequence] += count;
+  if (s->longest[sequence] < s->lengths[sequence]) s->longest[sequence] = s->lengths[sequence];
+}
+
 static void check_logits(const float *logits, size_t rows) {
   for (size_t i = 0; i < rows * VOCAB; i++) demand(isfinite(logits[i]));
 }
@@ -161,7 +166,7 @@ static void prefill(world *w, shadow *s) {
       checked(ek_prefill(s->context, sequence, none ? NULL : tokens, huge ? SIZE_MAX : count, logits, outputs));
   demand(status == wanted);
   if (status == EK_OK) {
-    s->lengths[sequence] += count;
+    grow(s, sequence, count);
     check_logits(logits, outputs);
   }
   free(logits);
@@ -184,7 +189,7 @@ static void decode(world *w, shadow *s) {
   }
   const ek_status status = checked(ek_decode(s->context, sequences, tokens, count, logits));
   demand(status == wanted);
-  for (size_t i = 0; status == EK_OK && i < count; i++) s->lengths[sequences[i]]++;
+  for (size_t i = 0; status == EK_OK && i < count; i++) grow(s, sequences[i], 1);
   if (status == EK_OK && logits) check_logits(logits, count);
   free(logits);
 }
@@ -196,9 +201,9 @@ static void truncate_sequence(world *w, shadow *s) {
   if (status == EK_OK) {
     demand(room(s, sequence, 0) == EK_OK && length <= s->lengths[sequence]);
     s->lengths[sequence] = length;
-  } else if (room(s, sequence, 0) == EK_OK) { /* always possible: 0, and the last token */
-    demand(length > s->lengths[sequence] || (length > 0 && length + 1 < s->lengths[sequence]));
-    demand(length > s->lengths[sequence] || s->lengths[sequence] > WINDOW);
+    if (length == 0) s->longest[sequence] = 0;
+  } else if (room(s, sequence, 0) == EK_OK && length <= s->lengths[sequence]) { /* a window has gone on */
+    demand(length > 0 && length + 1 < s->longest[sequence] && s->longest[sequence] > WINDOW);
   }
 }
 
@@ -206,7 +211,9 @@ static void fork_sequence(world *w, shadow *s) {
   const uint32_t from = number(w, MOST_SEQUENCES + 1), to = number(w, MOST_SEQUENCES + 1);
   const ek_status status = checked(ek_sequence_fork(s->context, from, to));
   demand((status == EK_OK) == (room(s, from, 0) == EK_OK && room(s, to, 0) == EK_OK));
-  if (status == EK_OK) s->lengths[to] = s->lengths[from];
+  if (status != EK_OK) return;
+  s->lengths[to] = s->lengths[from];
+  s->longest[to] = s->longest[from];
 }
 
 static void describe(world *w, shadow *s) {
@@ -287,7 +294,7 @@ static void generate(world *w, shadow *s) {
   if (room(s, sequence, count) != EK_OK || count == 0 || !are_tokens(prompt, count) || !w->sampler) {
     demand(status != EK_OK && generated == 0);
   } else {
-    s->lengths[sequence] += count + (generated > 0 ? generated - 1 : 0);
+    grow(s, sequence, count + (generated > 0 ? generated - 1 : 0));
   }
 }
 
