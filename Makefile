@@ -22,11 +22,16 @@ test: $(VENV)/.test
 	$(BIN)/mypy -p edgekit
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.test
-	mkdir -p build/bench
-	$(BIN)/edgekit quantize tests/assets/sample --bpw 4.5 -o build/bench/sample.gguf
-	$(BIN)/edgekit bench build/bench/sample.gguf --runtime llama.cpp --reps 5
-	$(BIN)/edgekit bench build/bench/sample.gguf --runtime torch --reps 5
+# One GGUF in the native runtime and in llama.cpp, in turns, beside the memory's bandwidth: make bench MODEL=model.gguf;
+# BENCH='--rounds 9 --json FILE'; with LLAMA_BENCH=PROGRAM in the environment llama-bench too. On an idle machine.
+BENCH_SAMPLE := build/bench/sample.gguf
+MODEL ?= $(BENCH_SAMPLE)
+bench: $(VENV)/.test $(filter $(BENCH_SAMPLE),$(MODEL))
+	$(BIN)/python tests/side_by_side/native_speed.py $(MODEL) $(BENCH)
+
+$(BENCH_SAMPLE): $(VENV)/.test
+	mkdir -p $(@D)
+	$(BIN)/edgekit quantize tests/assets/sample --bpw 4.5 -o $@
 
 # Instructions and a model's cycles of the ARM kernels; needs clang-19, llvm-mca-19 and the AArch64 cross compiler.
 kernel-cost: $(VENV)/.native
