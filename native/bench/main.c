@@ -201,7 +201,8 @@ int main(int argc, char **argv) {
   if (!ek_kernels_here()) refuse("this machine cannot run EDGEKIT_ISA", getenv("EDGEKIT_ISA"));
   const ek_status status = ek_pool_create(o.threads, &machine.pool);
   if (status != EK_OK) refuse("threads", ek_status_text(status));
-  ek_pool_pin_caller(machine.pool);
+  ek_cores before; /* which ends with the program */
+  ek_pool_pin_caller(machine.pool, &before);
   bench_look(&machine);
   FILE *json = begin_json(o.json, &machine);
   setvbuf(stdout, NULL, _IOLBF, 0);

@@ -332,7 +332,18 @@ static void pass_layer(world *w, int layer) {
     const tokens *t = &w->sequences[i];
     if (t->count == 0) continue;
     ek_cache_close_layer(w->cache, (uint32_t)i, (uint32_t)layer);
-    check_layer(w, i, layer, t->length + t->count, 0);
+    check_layer(w, i, layer, t->length + t->count, t->count == 1); /* a single one lets go when it is committed */
+  }
+}
+
+/* Which positions all heads of a sequence have. */
+typedef char presence[LAYERS][MOST_HEADS][MOST_POSITIONS];
+
+static void look_at(const world *w, int sequence, presence *all) {
+  memset(*all, 0, sizeof *all);
+  for (int layer = 0; layer < LAYERS; layer++) {
+    for (int head = 0; head < (int)w->layers[layer].kv_heads; head++)
+      look_at_head(w, sequence, layer, head, w->sequences[sequence].length, 0, (*all)[layer][head]);
   }
 }
 
@@ -344,17 +355,25 @@ static void add(world *w, check_rng *rng, const int *counts) {
     for (int k = 0; k < counts[i]; k++) t->stored[t->length + k] = w->next_token++;
   }
   w->heap.left = 0;
+  static presence before[SEQUENCES], after;
+  for (int i = 0; i < (int)w->params.sequences; i++) look_at(w, i, &before[i]);
   const int abandon = check_below(rng, 4) == 0;
-  for (int layer = 0; layer < LAYERS && !abandon; layer++) pass_layer(w, layer);
+  int single = 1;
+  for (int i = 0; i < (int)w->params.sequences; i++) single &= counts[i] <= 1;
+  const int layers = !abandon ? LAYERS : single ? check_below(rng, LAYERS + 1) : 0;
+  for (int layer = 0; layer < layers; layer++) pass_layer(w, layer);
   for (int i = 0; i < (int)w->params.sequences; i++) {
     tokens *t = &w->sequences[i];
     if (t->count == 0) continue;
-    if (abandon && check_below(rng, 2)) {
-      ek_cache_open_layer(w->cache, (uint32_t)i, 0);
-      store(w, i, 0, check_below(rng, t->count + 1));
+    if (abandon && layers < LAYERS && check_below(rng, 2)) {
+      ek_cache_open_layer(w->cache, (uint32_t)i, (uint32_t)layers);
+      store(w, i, layers, check_below(rng, t->count + 1));
     }
     if (abandon) {
       ek_cache_abandon(w->cache, (uint32_t)i);
+      check_sequence(w, i);
+      look_at(w, i, &after);
+      CHECK(memcmp(before[i], after, sizeof after) == 0);
     } else {
       ek_cache_commit(w->cache, (uint32_t)i);
       t->length += t->count;

@@ -1,5 +1,6 @@
 /* The forward pass on small random models of all architectures: quantised activations against unrounded ones, prefill
- * in any cut, decode, several sequences, any number of threads, failures, and numbers that are none. */
+ * in any cut, decode, several sequences, any number of threads, steps that are stopped, failures, numbers that are
+ * none, and that no logits are computed but those asked for. */
 #include "check.h"
 #include "decoder/decoder.h"
 #include "model/parts.h"
@@ -7,6 +8,7 @@
 #include "tiny_model.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,7 +96,7 @@ static void test_cuts(const world *w, const session *s, check_rng *rng, const fl
     const size_t count = some < left ? some : left;
     const uint32_t sequence = 1;
     if (count == 1) {
-      must(ek_decoder_step(s->decoder, &sequence, w->ids + at, 1, logits + at * VOCAB), "step");
+      must(ek_decoder_step(s->decoder, &sequence, w->ids + at, 1, logits + at * VOCAB, NULL), "step");
     } else {
       prefill(s, sequence, w->ids + at, count, logits + at * VOCAB, count);
     }
@@ -131,15 +133,16 @@ static void test_sequences(const world *w, const session *s, const float *expect
     int32_t ids[SEQUENCES];
     for (size_t i = 0; i < SEQUENCES; i++) ids[i] = w->ids[lengths[order[i]] + step];
     const size_t count = step % 4 == 3 ? SEQUENCES - 1 : SEQUENCES; /* the last one by itself */
-    must(ek_decoder_step(s->decoder, order, ids, count, logits), "step");
-    if (count < SEQUENCES) must(ek_decoder_step(s->decoder, order + count, ids + count, 1, logits + count * VOCAB), "");
+    must(ek_decoder_step(s->decoder, order, ids, count, logits, NULL), "step");
+    if (count < SEQUENCES)
+      must(ek_decoder_step(s->decoder, order + count, ids + count, 1, logits + count * VOCAB, NULL), "");
     for (size_t i = 0; i < SEQUENCES; i++)
       demand_close("sequence", logits + i * VOCAB, expected + (lengths[order[i]] + step) * VOCAB, 1, tolerance);
   }
   int32_t ids[2] = {w->ids[33], w->ids[11]};
-  must(ek_decoder_step(s->decoder, (uint32_t[]){0, 1}, ids, 2, NULL), "no logits");
+  must(ek_decoder_step(s->decoder, (uint32_t[]){0, 1}, ids, 2, NULL, NULL), "no logits");
   ids[0] = w->ids[34];
-  must(ek_decoder_step(s->decoder, (uint32_t[]){0}, ids, 1, logits), "after none");
+  must(ek_decoder_step(s->decoder, (uint32_t[]){0}, ids, 1, logits, NULL), "after none");
   demand_close("after none", logits, expected + 34 * VOCAB, 1, tolerance);
 }
 
@@ -152,9 +155,9 @@ static void test_full(const world *w, const session *s, const float *expected, d
   CHECK(ek_decoder_prefill(s->decoder, 1, w->ids, POSITIONS - TOKENS + 1, NULL, 0) == EK_CACHE_FULL);
   prefill(s, 1, w->ids, POSITIONS - TOKENS, NULL, 0);
   const int32_t ids[] = {w->ids[20], 0};
-  CHECK(ek_decoder_step(s->decoder, (uint32_t[]){0, 1}, ids, 2, logits) == EK_CACHE_FULL);
+  CHECK(ek_decoder_step(s->decoder, (uint32_t[]){0, 1}, ids, 2, logits, NULL) == EK_CACHE_FULL);
   CHECK(ek_cache_length(s->cache, 0) == 20 && ek_cache_length(s->cache, 1) == POSITIONS);
-  must(ek_decoder_step(s->decoder, (uint32_t[]){0}, ids, 1, logits), "after full");
+  must(ek_decoder_step(s->decoder, (uint32_t[]){0}, ids, 1, logits, NULL), "after full");
   demand_close("after full", logits, expected + 20 * VOCAB, 1, tolerance);
 }
 
@@ -182,6 +185,64 @@ static void test_nested(const world *w, const session *s, const float *expected,
   demand_close("after a nested run", logits, expected + 20 * VOCAB, 1, tolerance);
 }
 
+/* --- stopped steps --- */
+
+typedef struct stopping {
+  int checks, at; /* at: the check that stops; -1: none */
+} stopping;
+
+static ek_status stop_at(void *user) {
+  stopping *s = user;
+  return s->checks++ == s->at ? EK_CANCELLED : EK_OK;
+}
+
+static session session_like(const world *w, const session *s) {
+  const ek_cache_params *params = ek_cache_described(s->cache);
+  return session_open(w, params->key_type, params->value_type);
+}
+
+/* Down to what the windows allow. */
+static void compare_truncations(const session *a, const session *b, uint32_t sequence) {
+  ek_status status = EK_OK;
+  for (uint64_t length = ek_cache_length(a->cache, sequence); status == EK_OK && length-- > 1;) {
+    status = ek_cache_truncate(a->cache, sequence, length);
+    CHECK(ek_cache_truncate(b->cache, sequence, length) == status);
+  }
+}
+
+/* Two sequences, one beyond the window and one across the end of a block, stopped at every check of every step: as if
+ * it had not been tried, to the bit. */
+static void test_stopped(const world *w, const session *like) {
+  /* the last one that is stopped would have let a window of 16 go of the first block */
+  enum { FIRST = 23, SECOND = 10, STEPS = 8 };
+  static const uint32_t both[] = {0, 2};
+  float logits[2][2 * VOCAB];
+  session stopped = session_like(w, like), other = session_like(w, like);
+  const int layers = (int)w->model->shape.layers;
+  for (int i = 0; i < 2; i++) {
+    prefill(i ? &other : &stopped, 0, w->ids, FIRST, NULL, 0);
+    prefill(i ? &other : &stopped, 2, w->ids, SECOND, NULL, 0);
+  }
+  for (size_t step = 0; step <= STEPS; step++) {
+    const int32_t ids[] = {w->ids[FIRST + step], w->ids[SECOND + step]};
+    stopping s = {0, -1};
+    const ek_stop stop = {stop_at, &s};
+    for (int at = 0; at <= layers; at++) {
+      s = (stopping){0, at};
+      CHECK(ek_decoder_step(stopped.decoder, both, ids, 2, logits[0], &stop) == EK_CANCELLED && s.checks == at + 1);
+      CHECK(ek_cache_length(stopped.cache, 0) == FIRST + step && ek_cache_length(stopped.cache, 2) == SECOND + step);
+    }
+    if (step == STEPS) break;
+    s = (stopping){0, -1};
+    must(ek_decoder_step(stopped.decoder, both, ids, 2, logits[0], &stop), "after stops");
+    must(ek_decoder_step(other.decoder, both, ids, 2, logits[1], NULL), "without stops");
+    CHECK(s.checks == layers + 1 && memcmp(logits[0], logits[1], sizeof logits[0]) == 0);
+  }
+  for (int i = 0; i < 2; i++) compare_truncations(&stopped, &other, both[i]);
+  session_close(&stopped);
+  session_close(&other);
+}
+
 /* --- a model --- */
 
 static const enum ek_type cache_types[] = {EK_TYPE_f16, EK_TYPE_q8_0, EK_TYPE_q4_0};
@@ -206,6 +267,7 @@ static void test_all(const world *w, const session *s, int number, const float *
   test_sequences(w, s, expected, tolerance);
   test_full(w, s, expected, tolerance);
   test_nested(w, s, expected, tolerance);
+  test_stopped(w, s);
 }
 
 /* Everything at this machine's best level; the others' kernels have tests of their own. */
@@ -299,6 +361,93 @@ static void test_model(const check_options *check, tiny_options options, int num
   tiny_free(file);
 }
 
+/* --- needless products --- */
+
+static ek_gemv_fn *plain_gemv;
+static ek_gemm_fn *plain_gemm;
+static atomic_size_t products; /* tokens x rows */
+
+static void counting_gemv(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x, float *out) {
+  atomic_fetch_add(&products, rows);
+  plain_gemv(stripes, rows, columns, x, out);
+}
+
+static void counting_gemm(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x, size_t tokens,
+                          float *out, size_t out_stride) {
+  atomic_fetch_add(&products, rows * tokens);
+  plain_gemm(stripes, rows, columns, x, tokens, out, out_stride);
+}
+
+/* Of TOKENS tokens only those whose logits are asked for go through this matrix, the one of its type; and they come out
+ * as if all had been. */
+static void test_needless(const char *architecture, const char *name) {
+  static float all[TOKENS * VOCAB], some[TOKENS * VOCAB];
+  check_case("%s, needless products with %s", architecture, name);
+  tiny_file *file = tiny_new((tiny_options){.architecture = architecture, .untied = 1, .layers = 2, .vocab = VOCAB});
+  const tiny_tensor *plain = tiny_find(file, name);
+  const size_t columns = plain->sizes[0], rows = plain->sizes[1];
+  tiny_remove(file, name);
+  tiny_add(file, name, EK_TYPE_q8_0, columns, rows, 5);
+  world w;
+  world_open(&w, file, ek_kernels_here()->level, 2, 1);
+  plain_gemv = w.kernels.gemv[EK_TYPE_q8_0];
+  plain_gemm = w.kernels.gemm[EK_TYPE_q8_0];
+  w.kernels.gemv[EK_TYPE_q8_0] = counting_gemv;
+  w.kernels.gemm[EK_TYPE_q8_0] = counting_gemm;
+  session s = session_open(&w, EK_TYPE_f16, EK_TYPE_f16);
+  prefill(&s, 0, w.ids, TOKENS, all, TOKENS);
+  CHECK(atomic_exchange(&products, 0) == TOKENS * rows);
+  for (size_t outputs = 0; outputs <= 5; outputs++) {
+    must(ek_cache_truncate(s.cache, 0, 0), "truncate");
+    prefill(&s, 0, w.ids, TOKENS, outputs ? some : NULL, outputs);
+    CHECK(atomic_exchange(&products, 0) == outputs * rows);
+    demand_close("needed", some, all + (TOKENS - outputs) * VOCAB, outputs, 1e-3);
+  }
+  session_close(&s);
+  world_close(&w);
+  tiny_free(file);
+}
+
+/* --- big cores --- */
+
+static ek_cores big_core; /* the first that may be used */
+static atomic_int elsewhere;
+
+static void placed_gemv(const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x, float *out) {
+  const ek_cores mine = ek_big_cores("/nonexistent");
+  if (memcmp(mine.mask, big_core.mask, sizeof mine.mask) != 0) atomic_fetch_add(&elsewhere, 1);
+  plain_gemv(stripes, rows, columns, x, out);
+}
+
+/* The products of a step run on a big core in every thread, and the caller is free to go afterwards. */
+static void test_big_cores(void) {
+  const ek_cores all = ek_big_cores("/nonexistent");
+  size_t first = 0;
+  while (first < EK_MOST_CORES && !(all.mask[first / EK_CORES_BITS] >> first % EK_CORES_BITS & 1)) first++;
+  if (all.count < 2 || first == EK_MOST_CORES) {
+    printf("skipped: big cores, which needs two, and to be told apart\n");
+    return;
+  }
+  big_core = (ek_cores){.count = 2, .some_left = 1};
+  big_core.mask[first / EK_CORES_BITS] = 1ul << first % EK_CORES_BITS;
+  check_case("big cores");
+  tiny_file *file = tiny_new((tiny_options){.type = EK_TYPE_q8_0, .vocab = VOCAB});
+  world w;
+  world_open(&w, file, ek_kernels_here()->level, 1, 1);
+  ek_pool_destroy(w.model->pool);
+  must(ek_pool_create_on(&big_core, 2, &w.model->pool), "pool");
+  plain_gemv = w.kernels.gemv[EK_TYPE_q8_0];
+  w.kernels.gemv[EK_TYPE_q8_0] = placed_gemv;
+  session s = session_open(&w, EK_TYPE_f16, EK_TYPE_f16);
+  must(ek_decoder_step(s.decoder, (uint32_t[]){0}, w.ids, 1, NULL, NULL), "step");
+  const ek_cores after = ek_big_cores("/nonexistent");
+  CHECK(atomic_load(&elsewhere) == 0 && memcmp(after.mask, all.mask, sizeof all.mask) == 0);
+  session_close(&s);
+  world_close(&w);
+  tiny_free(file);
+  check_tested(1, "big cores");
+}
+
 /* What has no place is refused, with a sentence. */
 static void test_refusals(void) {
   tiny_file *file = tiny_new((tiny_options){.seed = 1});
@@ -325,6 +474,12 @@ int main(int argc, char **argv) {
   const int models = (options.cases + CASES_OF_MODEL - 1) / CASES_OF_MODEL;
   for (int number = 0; number < models; number++) test_model(&options, (tiny_options){0}, number);
   check_tested(models, "models; worst error %.2f of what is allowed", worst_error);
+  for (int i = 0; i < 2; i++) {
+    test_needless(i ? "gemma3" : "llama", "output.weight");
+    test_needless(i ? "gemma3" : "llama", "blk.1.ffn_down.weight");
+  }
+  check_tested(4, "needless products");
+  test_big_cores();
   test_refusals();
   return check_end();
 }

@@ -239,7 +239,6 @@ static void test_creation(void) {
   ek_pool_destroy(NULL);
   CHECK(ek_pool_create(0, &pool) == EK_OK);
   CHECK(ek_pool_threads(pool) == ek_big_cores(NULL).count);
-  ek_pool_pin_caller(pool);
   ek_pool_destroy(pool);
   int status = 2 << 8;
   if (!SANITIZED) { /* which need much room themselves */
@@ -270,10 +269,73 @@ static void remove_capacity(const char *folder, unsigned core) {
   remove(path);
 }
 
-static void *pin_and_count(void *argument) {
-  const ek_cores *cores = argument;
-  CHECK(ek_cores_pin(cores));
-  CHECK(ek_big_cores("/nonexistent").count == cores->count);
+/* Whether the calling thread may run on these cores and no others. */
+static int is_on(const ek_cores *cores) {
+  const ek_cores mine = ek_big_cores("/nonexistent");
+  return memcmp(mine.mask, cores->mask, sizeof mine.mask) == 0;
+}
+
+typedef struct placing {
+  const ek_cores *wanted[2]; /* of the caller, of the others */
+  atomic_int arrived, wrong;
+} placing;
+
+/* One for each worker, who waits for the others. */
+static void place_task(void *context, size_t index, unsigned worker) {
+  placing *p = context;
+  (void)index;
+  if (!is_on(p->wanted[worker > 0])) atomic_fetch_add(&p->wrong, 1);
+  atomic_fetch_add(&p->arrived, 1);
+  while (atomic_load(&p->arrived) < 2) sched_yield();
+}
+
+static void demand_places(ek_pool *pool, const ek_cores *caller, const ek_cores *others) {
+  placing p = {.wanted = {caller, others}};
+  CHECK(ek_pool_run(pool, place_task, &p, 2) == EK_OK);
+  CHECK(p.wrong == 0);
+}
+
+/* `big`, of which there are said to be two, for a pool of as many threads and for one of more. */
+static void place_pools(const ek_cores *all, const ek_cores *big) {
+  ek_pool *pool;
+  ek_cores before;
+  CHECK(ek_pool_create_on(big, 0, &pool) == EK_OK && ek_pool_threads(pool) == 2);
+  demand_places(pool, all, big);
+  ek_pool_pin_caller(pool, &before);
+  CHECK(is_on(big));
+  demand_places(pool, big, big);
+  ek_cores_unpin(&before);
+  CHECK(is_on(all));
+  ek_pool_destroy(pool);
+
+  CHECK(ek_pool_create_on(big, 3, &pool) == EK_OK);
+  ek_pool_pin_caller(pool, &before);
+  CHECK(is_on(all));
+  ek_cores_unpin(&before);
+  ek_pool_destroy(pool);
+  ek_pool_pin_caller(NULL, &before);
+  ek_cores_unpin(&before);
+  CHECK(is_on(all));
+}
+
+static void *place(void *argument) {
+  const ek_cores *cores = argument, all = ek_big_cores("/nonexistent");
+  ek_cores before, little = all, again;
+  ek_cores_pin(cores, &before);
+  CHECK(is_on(cores) && before.some_left == cores->some_left);
+  ek_cores_unpin(&before);
+  CHECK(is_on(&all));
+  if (!cores->some_left) return NULL;
+  ek_cores big = *cores;
+  big.count = 2;
+  place_pools(&all, &big);
+  for (size_t i = 0; i < sizeof little.mask / sizeof *little.mask; i++) little.mask[i] &= ~cores->mask[i];
+  little.some_left = 1;
+  ek_cores_pin(&little, &before);
+  ek_cores_pin(cores, &again); /* a caller who keeps to little cores is left there */
+  CHECK(is_on(&little) && !again.some_left);
+  ek_cores_unpin(&again);
+  CHECK(is_on(&little));
   return NULL;
 }
 
@@ -304,7 +366,7 @@ static void test_cores(void) {
     CHECK(cores.count == all.count - cases[i].dropped);
     CHECK(cores.some_left == (cases[i].dropped > 0));
     pthread_t thread;
-    if (pthread_create(&thread, NULL, pin_and_count, &cores) != 0) abort();
+    if (pthread_create(&thread, NULL, place, &cores) != 0) abort();
     pthread_join(thread, NULL);
   }
   for (int i = 0; i < 2; i++) remove_capacity(folder, two[i]);

@@ -203,6 +203,8 @@ static ek_status check_each(ek_context *context, const uint32_t *sequences, size
   return status;
 }
 
+static ek_status check_cancel(void *context) { return ek_context_check_cancel(context); }
+
 ek_status ek_context_decode(ek_context *context, const uint32_t *sequences, const int32_t *tokens, size_t count,
                             float *logits) {
   if (!sequences || !tokens || count == 0)
@@ -212,8 +214,8 @@ ek_status ek_context_decode(ek_context *context, const uint32_t *sequences, cons
                    (unsigned long)context->sequences);
   ek_status status = check_tokens(context, tokens, count);
   if (status == EK_OK) status = check_each(context, sequences, count);
-  if (status == EK_OK) status = ek_context_check_cancel(context);
-  return status == EK_OK ? ek_decoder_step(context->decoder, sequences, tokens, count, logits) : status;
+  const ek_stop stop = {check_cancel, context};
+  return status == EK_OK ? ek_decoder_step(context->decoder, sequences, tokens, count, logits, &stop) : status;
 }
 
 ek_status ek_decode(ek_context *context, const uint32_t *sequences, const int32_t *tokens, size_t count,

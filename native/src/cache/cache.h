@@ -55,12 +55,15 @@ void ek_cache_store_head(ek_cache *cache, uint32_t sequence, uint32_t layer, uin
  * have position -1 until ek_cache_store_head). Valid until the layer is closed. */
 void ek_cache_view(ek_cache *cache, uint32_t sequence, uint32_t layer, ek_attention_cache *view);
 
-/* All reserved tokens are stored in the layer; a sliding one lets go of what no later token can see. */
+/* All reserved tokens are stored in the layer; a sliding one lets go of what no later token can see, but where it is a
+ * single token that is reserved: then it does so when that is committed. */
 void ek_cache_close_layer(ek_cache *cache, uint32_t sequence, uint32_t layer);
 
 /* When all layers are closed: the reserved tokens, all stored, become part of the sequence. */
 void ek_cache_commit(ek_cache *cache, uint32_t sequence);
-/* The reserved tokens are dropped, from open layers too. Only before the first layer is closed. */
+/* The reserved tokens are dropped, from open layers too, and the sequence is as it was before they were reserved, but
+ * for blocks that it shared, which may be its own now. A single one can be abandoned at any time, several before the
+ * first layer is closed. */
 void ek_cache_abandon(ek_cache *cache, uint32_t sequence);
 
 /* As ek_sequence_truncate and ek_sequence_fork of edgekit.h; of sequences without reserved tokens. Neither needs

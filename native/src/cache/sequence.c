@@ -31,6 +31,10 @@ void ek_cache_cut(ek_cache *cache, ek_cache_sequence *s, uint64_t length) {
 
 /* --- tokens --- */
 
+/* One token takes at most a block from each head, which is kept for it in any case (settle): its layers let go of none
+ * before it is committed, so that it can be abandoned until then. */
+static int lets_go_late(size_t reserved) { return reserved == 1; }
+
 /* How many blocks more than now are taken at some time while the layers are opened and closed one after another. */
 static size_t blocks_promised(const ek_cache *cache, const ek_cache_sequence *s, uint64_t end) {
   int64_t taken = 0, most = 0;
@@ -40,7 +44,8 @@ static size_t blocks_promised(const ek_cache *cache, const ek_cache_sequence *s,
     const size_t first = ek_cache_table_first(t, s->length), blocks = ek_cache_blocks_for(end) - first;
     taken += (int64_t)ek_cache_table_wanted(l, t, s->length, end);
     if (taken > most) most = taken;
-    taken -= (int64_t)ek_cache_table_back(l, t, ek_cache_table_gone(l, first, blocks, end));
+    if (!lets_go_late((size_t)(end - s->length)))
+      taken -= (int64_t)ek_cache_table_back(l, t, ek_cache_table_gone(l, first, blocks, end));
   }
   return (size_t)most;
 }
@@ -77,7 +82,8 @@ void ek_cache_open_layer(ek_cache *cache, uint32_t sequence_index, uint32_t laye
 
 void ek_cache_close_layer(ek_cache *cache, uint32_t sequence_index, uint32_t layer_index) {
   ek_cache_sequence *s = &cache->sequences[sequence_index];
-  ek_cache_table_let_go(cache, &cache->layers[layer_index], &s->tables[layer_index], s->length + s->reserved);
+  if (!lets_go_late(s->reserved))
+    ek_cache_table_let_go(cache, &cache->layers[layer_index], &s->tables[layer_index], s->length + s->reserved);
 }
 
 void ek_cache_store_head(ek_cache *cache, uint32_t sequence, uint32_t layer_index, uint32_t kv_head, size_t index,
@@ -104,17 +110,21 @@ void ek_cache_view(ek_cache *cache, uint32_t sequence, uint32_t layer_index, ek_
                                .blocks_stride = capacity};
 }
 
-/* Blocks for one token in every layer are kept, so that decoding need not ask for memory. */
+/* Blocks for one token in every layer are kept, so that decoding need not ask for memory; none for an empty sequence.
+ */
 static void settle(ek_cache *cache, ek_cache_sequence *s, uint64_t length) {
   cache->promised -= s->promised;
   s->promised = s->reserved = 0;
   s->length = length;
-  ek_cache_blocks_trim(&cache->blocks, cache->promised + cache->heads);
+  ek_cache_blocks_trim(&cache->blocks, cache->promised + (length > 0 ? cache->heads : 0));
 }
 
 void ek_cache_commit(ek_cache *cache, uint32_t sequence_index) {
   ek_cache_sequence *s = &cache->sequences[sequence_index];
-  settle(cache, s, s->length + s->reserved);
+  const uint64_t length = s->length + s->reserved;
+  for (size_t i = 0; lets_go_late(s->reserved) && i < cache->layer_count; i++)
+    ek_cache_table_let_go(cache, &cache->layers[i], &s->tables[i], length);
+  settle(cache, s, length);
 }
 
 void ek_cache_abandon(ek_cache *cache, uint32_t sequence_index) {

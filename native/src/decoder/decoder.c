@@ -94,14 +94,28 @@ static ek_status output(ek_decoder *d, float *logits) {
 
 /* --- the pass --- */
 
+static ek_status check(const ek_stop *stop) { return stop ? stop->check(stop->user) : EK_OK; }
+
 /* The spans' tokens through all layers. */
-static ek_status forward(ek_decoder *d, const int32_t *ids, float *logits, size_t outputs) {
+static ek_status forward(ek_decoder *d, const int32_t *ids, float *logits, size_t outputs, const ek_stop *stop) {
   begin(d, ids);
   ek_status status = ek_pool_run(d->model->pool, embed_task, d, d->piece_count);
   const uint32_t layers = d->model->shape.layers;
-  for (uint32_t i = 0; i < layers && status == EK_OK; i++)
-    status = ek_decoder_layer(d, i, i + 1 < layers ? d->tokens : outputs);
+  for (uint32_t i = 0; i < layers && status == EK_OK; i++) {
+    status = check(stop);
+    if (status == EK_OK) status = ek_decoder_layer(d, i, i + 1 < layers ? d->tokens : outputs);
+  }
+  if (status == EK_OK && outputs > 0) status = check(stop);
   return status != EK_OK || outputs == 0 ? status : output(d, logits);
+}
+
+static ek_status forward_on_big_cores(ek_decoder *d, const int32_t *ids, float *logits, size_t outputs,
+                                      const ek_stop *stop) {
+  ek_cores before;
+  ek_pool_pin_caller(d->model->pool, &before);
+  const ek_status status = forward(d, ids, logits, outputs, stop);
+  ek_cores_unpin(&before);
+  return status;
 }
 
 static void abandon(ek_decoder *d, size_t count) {
@@ -109,18 +123,19 @@ static void abandon(ek_decoder *d, size_t count) {
 }
 
 /* Adds `each` tokens to every span's sequence, or none. What can fail, a run within a run, does so in the first run,
- * when nothing is stored yet. */
-static ek_status compute(ek_decoder *d, size_t each, const int32_t *ids, float *logits, size_t outputs) {
+ * when nothing is stored yet; only single tokens, which can be abandoned in any layer, have a `stop`. */
+static ek_status compute(ek_decoder *d, size_t each, const int32_t *ids, float *logits, size_t outputs,
+                         const ek_stop *stop) {
   for (size_t s = 0; s < d->span_count; s++) {
     const ek_status status = ek_cache_reserve(d->cache, d->spans[s].sequence, each);
     if (status == EK_OK) continue;
     abandon(d, s);
     return status;
   }
-  const ek_status status = forward(d, ids, logits, outputs);
+  const ek_status status = forward_on_big_cores(d, ids, logits, outputs, stop);
   if (status != EK_OK) {
     abandon(d, d->span_count);
-    return ek_fail_plain(status, "decoder");
+    return status == EK_CANCELLED ? status : ek_fail_plain(status, "decoder");
   }
   for (size_t s = 0; s < d->span_count; s++) ek_cache_commit(d->cache, d->spans[s].sequence);
   return EK_OK;
@@ -130,12 +145,12 @@ ek_status ek_decoder_prefill(ek_decoder *decoder, uint32_t sequence, const int32
                              size_t outputs) {
   decoder->spans[0] = (ek_span){sequence, 0, count};
   decoder->span_count = 1;
-  return compute(decoder, count, tokens, logits, logits ? outputs : 0);
+  return compute(decoder, count, tokens, logits, logits ? outputs : 0, NULL);
 }
 
 ek_status ek_decoder_step(ek_decoder *decoder, const uint32_t *sequences, const int32_t *tokens, size_t count,
-                          float *logits) {
+                          float *logits, const ek_stop *stop) {
   for (size_t s = 0; s < count; s++) decoder->spans[s] = (ek_span){sequences[s], s, 1};
   decoder->span_count = count;
-  return compute(decoder, 1, tokens, logits, logits ? count : 0);
+  return compute(decoder, 1, tokens, logits, logits ? count : 0, stop);
 }

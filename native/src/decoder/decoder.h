@@ -23,10 +23,16 @@ void ek_decoder_free(ek_decoder *decoder);
 ek_status ek_decoder_prefill(ek_decoder *decoder, uint32_t sequence, const int32_t *tokens, size_t count, float *logits,
                              size_t outputs);
 
+/* Asked before each layer and before the logits; what is not EK_OK ends the step, which returns it. */
+typedef struct ek_stop {
+  ek_status (*check)(void *user); /* EK_CANCELLED with its sentence, or EK_OK */
+  void *user;
+} ek_stop;
+
 /* One token for each of `count` different sequences (1 <= count <= sequences, as the tokens checked by the caller);
- * logits (count, vocab), NULL: none. All sequences get theirs, or none does. */
+ * logits (count, vocab), NULL: none. All sequences get theirs, or none does. stop may be NULL. */
 ek_status ek_decoder_step(ek_decoder *decoder, const uint32_t *sequences, const int32_t *tokens, size_t count,
-                          float *logits);
+                          float *logits, const ek_stop *stop);
 
 #ifdef __cplusplus
 }

@@ -38,8 +38,11 @@ static ek_status pack_matrix(packer *p, const ek_part *part) {
     const size_t count = rows - row < chunk ? rows - row : chunk;
     const uint8_t *blocks = tensor->data + row * row_bytes;
     ek_matrix piece;
+    ek_cores before;
+    ek_pool_pin_caller(model->pool, &before);
     ek_status status = ek_matrix_pack(model->kernels, model->pool, tensor->type, count, columns, blocks,
                                       count * row_bytes, packed + row / EK_STRIPE * stripe_bytes, &piece);
+    ek_cores_unpin(&before);
     if (status != EK_OK) return fail_plain(p, status);
     status = step(p, blocks, count * row_bytes);
     if (status != EK_OK) return status;

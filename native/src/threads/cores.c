@@ -4,6 +4,7 @@
 #include "threads/cores.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #if defined(__linux__)
@@ -54,9 +55,20 @@ ek_cores ek_big_cores(const char *folder) {
   return cores;
 }
 
-int ek_cores_pin(const ek_cores *cores) {
-  return !cores->some_left ||
-         sched_setaffinity(0, sizeof cores->mask, (const cpu_set_t *)(const void *)cores->mask) == 0;
+/* Where the system refuses, as it does once the process may use none of these cores, the thread stays where it is. */
+void ek_cores_pin(const ek_cores *cores, ek_cores *before) {
+  enum { WORDS = EK_MOST_CORES / EK_CORES_BITS };
+  ek_cores both = {.count = 0};
+  before->some_left = 0;
+  if (!cores->some_left) return;
+  if (sched_getaffinity(0, sizeof before->mask, (cpu_set_t *)(void *)before->mask) != 0) return;
+  for (size_t i = 0; i < WORDS; i++) both.mask[i] = before->mask[i] & cores->mask[i];
+  if (memcmp(both.mask, before->mask, sizeof both.mask) == 0) return;
+  before->some_left = sched_setaffinity(0, sizeof both.mask, (const cpu_set_t *)(const void *)both.mask) == 0;
+}
+
+void ek_cores_unpin(const ek_cores *before) {
+  if (before->some_left) (void)sched_setaffinity(0, sizeof before->mask, (const cpu_set_t *)(const void *)before->mask);
 }
 
 #else
@@ -68,9 +80,11 @@ ek_cores ek_big_cores(const char *folder) {
   return cores;
 }
 
-int ek_cores_pin(const ek_cores *cores) {
+void ek_cores_pin(const ek_cores *cores, ek_cores *before) {
   (void)cores;
-  return 1;
+  before->some_left = 0;
 }
+
+void ek_cores_unpin(const ek_cores *before) { (void)before; }
 
 #endif

@@ -22,8 +22,10 @@ typedef struct ek_cores {
  * /sys/devices/system/cpu unless NULL says so. Systems other than Linux: as many as there are, without a mask. */
 ek_cores ek_big_cores(const char *folder);
 
-/* Restricts the calling thread to them, if there are others; whether it could. */
-int ek_cores_pin(const ek_cores *cores);
+/* Restricts the calling thread to those of them that it may run on. *before gets what ek_cores_unpin needs; it says
+ * `some_left` 0 where nothing changed: there are no others, or it may run on others alone. */
+void ek_cores_pin(const ek_cores *cores, ek_cores *before);
+void ek_cores_unpin(const ek_cores *before);
 
 #ifdef __cplusplus
 }

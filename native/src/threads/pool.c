@@ -3,8 +3,6 @@
 #endif
 #include "threads/pool.h"
 
-#include "threads/cores.h"
-
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -130,8 +128,9 @@ static void work(ek_pool *pool, unsigned self) {
 static void *worker_main(void *argument) {
   const worker *self = argument;
   ek_pool *pool = self->pool;
-  ek_cores_pin(&pool->cores);
-  unsigned seen = CLOSED; /* as the gate of a new pool: a run that is none of its business */
+  ek_cores before;
+  ek_cores_pin(&pool->cores, &before); /* for good */
+  unsigned seen = CLOSED;              /* as the gate of a new pool: a run that is none of its business */
   for (;;) {
     unsigned gate = wait_while(pool, ~(unsigned)(INSIDE | CLOSED), seen & ~(unsigned)(INSIDE | CLOSED));
     seen = gate;
@@ -251,15 +250,19 @@ static int start_threads(ek_pool *pool, unsigned threads) {
 }
 
 ek_status ek_pool_create(unsigned threads, ek_pool **out) {
+  const ek_cores cores = ek_big_cores(NULL);
+  return ek_pool_create_on(&cores, threads, out);
+}
+
+ek_status ek_pool_create_on(const ek_cores *cores, unsigned threads, ek_pool **out) {
   *out = NULL;
   if (threads > EK_MOST_THREADS) return EK_BAD_ARGUMENT;
-  const ek_cores cores = ek_big_cores(NULL);
-  const unsigned count = threads ? threads : cores.count < EK_MOST_THREADS ? (unsigned)cores.count : EK_MOST_THREADS;
+  const unsigned count = threads ? threads : cores->count < EK_MOST_THREADS ? (unsigned)cores->count : EK_MOST_THREADS;
   ek_pool *pool = new_pool(count);
   if (!pool) return EK_NO_MEMORY;
-  pool->cores = cores;
-  if (threads) pool->cores.some_left = 0; /* asked for by number: wherever the system puts them */
-  pool->spin_ns = count <= cores.count ? SPIN_NS : 0;
+  pool->cores = *cores;
+  if (count > cores->count) pool->cores.some_left = 0; /* wherever the system puts them */
+  pool->spin_ns = count <= cores->count ? SPIN_NS : 0;
   if (start_threads(pool, count) != 0) {
     ek_pool_destroy(pool);
     return EK_NO_THREAD;
@@ -280,6 +283,7 @@ void ek_pool_destroy(ek_pool *pool) {
 
 unsigned ek_pool_threads(const ek_pool *pool) { return pool ? pool->threads : 1; }
 
-void ek_pool_pin_caller(const ek_pool *pool) {
-  if (pool) ek_cores_pin(&pool->cores);
+void ek_pool_pin_caller(const ek_pool *pool, ek_cores *before) {
+  static const ek_cores any = {.some_left = 0};
+  ek_cores_pin(pool ? &pool->cores : &any, before);
 }

@@ -7,6 +7,7 @@
 #define EK_POOL_H
 
 #include "error.h"
+#include "threads/cores.h"
 
 #include <stddef.h>
 
@@ -19,10 +20,13 @@ typedef struct ek_pool ek_pool;
 enum { EK_MOST_THREADS = 1024 };
 
 /* A pool of `threads` workers, the thread that calls ek_pool_run among them, so that threads - 1 are started (they
- * block all signals). 0: one for each big core that the calling thread may run on, see cores.h; where there are little
- * cores too, the threads are pinned to the big ones. The caller owns *pool; NULL after a failure: EK_BAD_ARGUMENT
- * (more than EK_MOST_THREADS), EK_NO_MEMORY, EK_NO_THREAD. */
+ * block all signals). 0: one for each big core that the calling thread may run on, see cores.h. Where there are little
+ * cores too, and no more workers than big ones, those that are started are pinned to these. The caller owns *pool; NULL
+ * after a failure: EK_BAD_ARGUMENT (more than EK_MOST_THREADS), EK_NO_MEMORY, EK_NO_THREAD. */
 ek_status ek_pool_create(unsigned threads, ek_pool **pool);
+
+/* With these as the big cores. */
+ek_status ek_pool_create_on(const ek_cores *cores, unsigned threads, ek_pool **pool);
 
 /* Waits for a run that is under way in another thread; no further one may begin. NULL is allowed. */
 void ek_pool_destroy(ek_pool *pool);
@@ -30,9 +34,10 @@ void ek_pool_destroy(ek_pool *pool);
 /* Workers; 1 for NULL. */
 unsigned ek_pool_threads(const ek_pool *pool);
 
-/* Restricts the calling thread to the cores that the pool's threads are pinned to; for the one that calls ek_pool_run.
- * Does nothing where they are not pinned. */
-void ek_pool_pin_caller(const ek_pool *pool);
+/* For the one that calls ek_pool_run, around many runs since it costs three system calls: keeps the calling thread to
+ * the cores that the pool's threads are pinned to, until ek_cores_unpin(before). A run lasts as long as its slowest
+ * worker, and the caller is one. Does nothing where the threads are not pinned; pool may be NULL. */
+void ek_pool_pin_caller(const ek_pool *pool, ek_cores *before);
 
 /* One of the tasks of a run. No two tasks have the same `worker` (0 .. threads - 1) at the same time. */
 typedef void ek_task_fn(void *context, size_t index, unsigned worker);
