@@ -10,8 +10,11 @@ from edgekit import _native
 from edgekit.quant.formats.format import Blocks, Codes, FloatRows, Format
 
 
-def block_format(name: str, *, ggml_type: int, file_type: int, width: int) -> Format:
-    """The format that the C core calls `name`; the numbers are gguf's GGMLQuantizationType and LlamaFileType."""
+def block_format(name: str, *, ggml_type: int, file_type: int, width: int, scales: tuple[int, ...] = ()) -> Format:
+    """The format that the C core calls `name`; the numbers are gguf's GGMLQuantizationType and LlamaFileType.
+
+    `scales`: where a block's float16 scales lie, in bytes from its start.
+    """
     layout = _native.layout(name)
     block, block_bytes, group = (
         layout["block"],
@@ -42,6 +45,7 @@ def block_format(name: str, *, ggml_type: int, file_type: int, width: int) -> Fo
         width=width,
         block=block,
         block_bytes=block_bytes,
+        scales=scales,
         encode=encode,
         decode=decode,
         unpack=unpack if group else None,

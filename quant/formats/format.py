@@ -43,6 +43,7 @@ class Format:
     width: int  # the user-facing width: 4, 5, 6, 8, 16 or 32
     block: int  # weights per block
     block_bytes: int
+    scales: tuple[int, ...]  # byte offsets in a block of its float16 scales: d, and dmin or m where there is one
     encode: Callable[[FloatRows, FloatRows | None], Blocks]
     decode: Callable[[Blocks], FloatRows]
     unpack: Callable[[Blocks], Codes] | None

@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-IQ4_NL = block_format("iq4_nl", ggml_type=20, file_type=25, width=4)
+IQ4_NL = block_format("iq4_nl", ggml_type=20, file_type=25, width=4, scales=(0,))

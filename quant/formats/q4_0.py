@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-Q4_0 = block_format("q4_0", ggml_type=2, file_type=2, width=4)
+Q4_0 = block_format("q4_0", ggml_type=2, file_type=2, width=4, scales=(0,))

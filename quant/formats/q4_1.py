@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-Q4_1 = block_format("q4_1", ggml_type=3, file_type=3, width=4)
+Q4_1 = block_format("q4_1", ggml_type=3, file_type=3, width=4, scales=(0, 2))

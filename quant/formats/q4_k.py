@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-Q4_K = block_format("q4_k", ggml_type=12, file_type=14, width=4)
+Q4_K = block_format("q4_k", ggml_type=12, file_type=14, width=4, scales=(0, 2))

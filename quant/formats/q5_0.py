@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-Q5_0 = block_format("q5_0", ggml_type=6, file_type=8, width=5)
+Q5_0 = block_format("q5_0", ggml_type=6, file_type=8, width=5, scales=(0,))

@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-Q5_1 = block_format("q5_1", ggml_type=7, file_type=9, width=5)
+Q5_1 = block_format("q5_1", ggml_type=7, file_type=9, width=5, scales=(0, 2))

@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-Q5_K = block_format("q5_k", ggml_type=13, file_type=16, width=5)
+Q5_K = block_format("q5_k", ggml_type=13, file_type=16, width=5, scales=(0, 2))

@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-Q6_K = block_format("q6_k", ggml_type=14, file_type=18, width=6)
+Q6_K = block_format("q6_k", ggml_type=14, file_type=18, width=6, scales=(208,))

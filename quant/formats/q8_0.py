@@ -2,4 +2,4 @@
 
 from edgekit.quant.formats.block import block_format
 
-Q8_0 = block_format("q8_0", ggml_type=8, file_type=7, width=8)
+Q8_0 = block_format("q8_0", ggml_type=8, file_type=7, width=8, scales=(0,))
