@@ -5,8 +5,11 @@
 #include "vectors.h"
 
 /* In gemm: columns of a stripe widened at once, and tokens at once, which with two stripes take 8 of the 16 registers;
- * 6 tokens are 8 % faster, but the callers' runs of tokens are multiples of 16. Sums of gemv. */
-enum { FLOAT_CHUNK = 64, FLOAT_TOKENS = 4, FLOAT_SUMS = 8 };
+ * 6 tokens are 8 % faster, but the callers' runs of tokens are multiples of 16. In gemv: stripes at once. */
+enum { FLOAT_CHUNK = 64, FLOAT_TOKENS = 4, FLOAT_STRIPES = 4 };
+
+/* How far ahead in each stripe gemv asks for weights: together as far as for other types. */
+enum { FLOAT_AHEAD = AHEAD / FLOAT_STRIPES };
 
 enum floats { F32, F16, BF16 };
 
@@ -19,50 +22,58 @@ INLINE __m256 load_column(enum floats floats, const uint8_t *at) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
 }
 
-/* Several sums, because one would wait for each multiply-add; `ahead` where the weights come from memory. */
-INLINE __m256 dot_columns(enum floats floats, int ahead, const uint8_t *stripe, size_t columns, const float *x) {
-  const size_t bytes = column_bytes(floats);
-  __m256 sums[FLOAT_SUMS];
-  for (int i = 0; i < FLOAT_SUMS; i++) sums[i] = _mm256_setzero_ps();
-  size_t k = 0;
-  for (; k + FLOAT_SUMS <= columns; k += FLOAT_SUMS) {
-    if (ahead) prefetch(stripe + k * bytes, FLOAT_SUMS * bytes);
-    for (int i = 0; i < FLOAT_SUMS; i++) {
-      const __m256 w = load_column(floats, stripe + (k + (size_t)i) * bytes);
-      sums[i] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[k + (size_t)i]), sums[i]);
+/* Several stripes at once, because the sum of one would wait for each multiply-add. */
+INLINE void dot_columns(enum floats floats, int stripes, const uint8_t *stripe, size_t columns, const float *x,
+                        __m256 sums[FLOAT_STRIPES]) {
+  const size_t bytes = column_bytes(floats), stripe_bytes = columns * bytes, line = 64 / bytes;
+  for (int s = 0; s < stripes; s++) sums[s] = _mm256_setzero_ps();
+  for (size_t k = 0; k < columns; k++, stripe += bytes) {
+    /* where a stripe ends, the same one of those that are next */
+    const size_t rest = (columns - k) * bytes;
+    const size_t ahead = rest > FLOAT_AHEAD ? FLOAT_AHEAD : FLOAT_AHEAD + (size_t)(stripes - 1) * stripe_bytes;
+    for (int s = 0; s < stripes; s++) {
+      if (k % line == 0) _mm_prefetch((const char *)stripe + (size_t)s * stripe_bytes + ahead, _MM_HINT_T0);
+      const __m256 w = load_column(floats, stripe + (size_t)s * stripe_bytes);
+      sums[s] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[k]), sums[s]);
     }
   }
-  for (; k < columns; k++) {
-    sums[0] = _mm256_fmadd_ps(load_column(floats, stripe + k * bytes), _mm256_set1_ps(x[k]), sums[0]);
-  }
-  for (int half = FLOAT_SUMS / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; i++) sums[i] = _mm256_add_ps(sums[i], sums[i + half]);
-  }
-  return sums[0];
 }
 
 INLINE void float_gemv(enum floats floats, const uint8_t *stripe, size_t rows, size_t columns, const ek_activations *x,
                        float *out) {
-  for (size_t row = 0; row < rows; row += EK_STRIPE, stripe += columns * column_bytes(floats)) {
-    store_rows(out + row, rows - row, dot_columns(floats, 1, stripe, columns, x->values));
+  const size_t bytes = columns * column_bytes(floats);
+  __m256 sums[FLOAT_STRIPES];
+  size_t row = 0;
+  for (; row + (FLOAT_STRIPES - 1) * EK_STRIPE < rows; row += FLOAT_STRIPES * EK_STRIPE) {
+    dot_columns(floats, FLOAT_STRIPES, stripe, columns, x->values, sums);
+    for (size_t s = 0; s < FLOAT_STRIPES; s++)
+      store_rows(out + row + EK_STRIPE * s, rows - row - EK_STRIPE * s, sums[s]);
+    stripe += FLOAT_STRIPES * bytes;
+  }
+  for (; row < rows; row += EK_STRIPE, stripe += bytes) {
+    dot_columns(floats, 1, stripe, columns, x->values, sums);
+    store_rows(out + row, rows - row, sums[0]);
   }
 }
 
-/* A chunk of one or two stripes, w (stripes, FLOAT_CHUNK), with x (FLOAT_TOKENS, stride); out is (FLOAT_TOKENS,
- * out_stride). */
-INLINE void float_tokens(int stripes, const __m256 *w, size_t columns, const float *x, size_t stride, int first,
-                         float *out, size_t out_stride, size_t rows) {
+/* A chunk of one or two stripes, w (stripes, FLOAT_CHUNK), with x (tokens, stride); out is (tokens, out_stride). */
+INLINE void float_tokens(int stripes, int tokens, const __m256 *w, size_t columns, const float *x, size_t stride,
+                         int first, float *out, size_t out_stride, size_t rows) {
   __m256 sums[FLOAT_TOKENS][2];
-  for (int t = 0; t < FLOAT_TOKENS; t++) sums[t][0] = sums[t][1] = _mm256_setzero_ps();
+  for (int t = 0; t < tokens; t++) {
+    for (size_t s = 0; s < (size_t)stripes; s++) {
+      sums[t][s] = load_rows(out + (size_t)t * out_stride + EK_STRIPE * s, rows - EK_STRIPE * s, first);
+    }
+  }
   for (size_t k = 0; k < columns; k++) {
-    for (int t = 0; t < FLOAT_TOKENS; t++) {
+    for (int t = 0; t < tokens; t++) {
       const __m256 value = _mm256_set1_ps(x[(size_t)t * stride + k]);
       for (int s = 0; s < stripes; s++) sums[t][s] = _mm256_fmadd_ps(w[s * FLOAT_CHUNK + k], value, sums[t][s]);
     }
   }
-  for (int t = 0; t < FLOAT_TOKENS; t++) {
+  for (int t = 0; t < tokens; t++) {
     for (size_t s = 0; s < (size_t)stripes; s++) {
-      put_rows(out + (size_t)t * out_stride + EK_STRIPE * s, rows - EK_STRIPE * s, first, sums[t][s]);
+      store_rows(out + (size_t)t * out_stride + EK_STRIPE * s, rows - EK_STRIPE * s, sums[t][s]);
     }
   }
 }
@@ -79,16 +90,14 @@ INLINE void float_stripes(enum floats floats, int stripes, const uint8_t *stripe
       for (size_t k = 0; k < count; k++) w[s][k] = load_column(floats, stripe + (s * columns + first + k) * bytes);
     }
     size_t t = 0;
-    for (; t + FLOAT_TOKENS <= tokens; t += FLOAT_TOKENS) {
-      float_tokens(stripes, w[0], count, values + t * columns, columns, first == 0, out + t * out_stride, out_stride,
-                   rows);
-    }
-    for (; t < tokens; t++) {
-      for (size_t s = 0; s < (size_t)stripes; s++) {
-        const __m256 sums = dot_columns(F32, 0, (const uint8_t *)w[s], count, values + t * columns);
-        put_rows(out + t * out_stride + EK_STRIPE * s, rows - EK_STRIPE * s, first == 0, sums);
-      }
-    }
+#define TOKENS(n)                                                                                                      \
+  float_tokens(stripes, n, w[0], count, values + t * columns, columns, first == 0, out + t * out_stride, out_stride,   \
+               rows)
+    for (; t + FLOAT_TOKENS <= tokens; t += FLOAT_TOKENS) TOKENS(FLOAT_TOKENS);
+    if (tokens - t == 3) TOKENS(3);
+    if (tokens - t == 2) TOKENS(2);
+    if (tokens - t == 1) TOKENS(1);
+#undef TOKENS
   }
 }
 

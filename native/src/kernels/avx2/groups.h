@@ -22,15 +22,11 @@ INLINE __m256i group_start(group_type type, const int32_t *offset) {
   return _mm256_slli_epi32(_mm256_set1_epi32(*offset), type.zeros - 1);
 }
 
-/* sum += x's scale * (d * dot + m * sum of codes), the latter from its offset, -8 times that. */
+/* sum += x's scale * (d * dot), then m * (x's scale * sum of codes), the latter from its offset, -8 times that. */
 INLINE __m256 add_group(group_type type, __m256i dot, __m256 d, __m256 m, float scale, const int32_t *offset,
                         __m256 sum) {
-  const __m256 scales = _mm256_set1_ps(scale);
-  if (type.minima) {
-    const __m256 codes = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_set1_epi32(*offset)), scales);
-    sum = _mm256_fmadd_ps(m, codes, sum);
-  }
-  return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(d, scales), sum);
+  sum = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(dot), d), _mm256_set1_ps(scale), sum);
+  return type.minima ? _mm256_fmadd_ps(m, _mm256_set1_ps(scale * (float)*offset), sum) : sum;
 }
 
 INLINE __m256 load_minima(group_type type, const uint8_t *at) {
@@ -83,7 +79,7 @@ INLINE void group_tokens(group_type type, const group_chunk *chunk, size_t first
   const int32_t *offsets = x->offsets + at;
   const float *scales = x->scales + at;
   __m256 sums[GROUP_TOKENS];
-  for (int t = 0; t < tokens; t++) sums[t] = _mm256_setzero_ps();
+  for (int t = 0; t < tokens; t++) sums[t] = load_rows(out + (size_t)t * out_stride, rows, first == 0);
   for (size_t g = 0; g < chunk->groups; g++) {
     __m256i dots[GROUP_TOKENS];
     for (int t = 0; t < tokens; t++) dots[t] = group_start(type, offsets + (size_t)t * groups + g);
@@ -93,7 +89,7 @@ INLINE void group_tokens(group_type type, const group_chunk *chunk, size_t first
       sums[t] = add_group(type, dots[t], chunk->d[g], chunk->m[g], scales[i], offsets + i, sums[t]);
     }
   }
-  for (int t = 0; t < tokens; t++) put_rows(out + (size_t)t * out_stride, rows, first == 0, sums[t]);
+  for (int t = 0; t < tokens; t++) store_rows(out + (size_t)t * out_stride, rows, sums[t]);
 }
 
 INLINE void group_gemm(group_type type, const uint8_t *stripe, size_t rows, size_t columns, const ek_activations *x,

@@ -42,11 +42,12 @@ INLINE tile_scales load_scales(enum lanes lanes, const uint8_t *at) {
 /* sum += x's scale * (d * dot - dmin * less), but d for dmin with q6_k. */
 INLINE __m256 add_superblock(enum lanes lanes, const uint8_t *header, __m256i dot, __m256i less, float scale,
                              __m256 sum) {
-  const __m256 scales = _mm256_set1_ps(scale), d = _mm256_mul_ps(load_halves(header), scales);
-  if (lanes == SIX_BITS) return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dot, less)), d, sum);
-  const __m256 dmin = _mm256_mul_ps(load_halves(header + HEADER_SCALE), scales);
-  sum = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(less), dmin, sum);
-  return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), d, sum);
+  if (lanes == SIX_BITS) dot = _mm256_sub_epi32(dot, less);
+  __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), load_halves(header));
+  if (lanes != SIX_BITS) {
+    value = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(less), load_halves(header + HEADER_SCALE), value);
+  }
+  return _mm256_fmadd_ps(value, _mm256_set1_ps(scale), sum);
 }
 
 INLINE __m256i add_less(__m256i multiplier, const int16_t *sums, __m256i less) {
@@ -113,8 +114,8 @@ INLINE void superblock_tokens(enum lanes lanes, const superblock *block, size_t 
   }
   for (int t = 0; t < tokens; t++) {
     const float scale = x->scales[(token + (size_t)t) * (columns / EK_SUPERBLOCK) + b];
-    const __m256 sum = add_superblock(lanes, block->header, dots[t], less[t], scale, _mm256_setzero_ps());
-    put_rows(out + (size_t)t * out_stride, rows, b == 0, sum);
+    float *to = out + (size_t)t * out_stride;
+    store_rows(to, rows, add_superblock(lanes, block->header, dots[t], less[t], scale, load_rows(to, rows, b == 0)));
   }
 }
 

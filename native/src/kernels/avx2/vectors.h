@@ -49,13 +49,10 @@ INLINE void store_rows(float *out, size_t rows, __m256 sums) {
   }
 }
 
-/* out[0 .. rows) += sums, or = where this is the first part of the columns. */
-INLINE void put_rows(float *out, size_t rows, int first, __m256 sums) {
-  if (!first) {
-    const __m256 before = rows >= EK_STRIPE ? _mm256_loadu_ps(out) : _mm256_maskload_ps(out, first_words(rows));
-    sums = _mm256_add_ps(before, sums);
-  }
-  store_rows(out, rows, sums);
+/* What sums go on from: out[0 .. rows), or 0 where this is the first part of the columns. */
+INLINE __m256 load_rows(const float *out, size_t rows, int first) {
+  if (first) return _mm256_setzero_ps();
+  return rows >= EK_STRIPE ? _mm256_loadu_ps(out) : _mm256_maskload_ps(out, first_words(rows));
 }
 
 #endif

@@ -78,12 +78,14 @@ INLINE void gemv_256(block_256 type, const uint8_t *stripes, size_t rows, size_t
                      float *out) {
   const size_t bytes = (size_t)type.header_bytes + 8 * ((size_t)type.tile_bytes + 16);
   for (size_t row = 0; row < rows; row += EK_STRIPE) {
-    __m512 results = _mm512_setzero_ps();
+    __m256 results = _mm256_setzero_ps();
     for (size_t block = 0; block < columns / EK_SUPERBLOCK; block++) {
       __m512i dot = _mm512_setzero_si512(), of_sums = _mm512_setzero_si512();
       add_superblock(type, stripes, x->codes + block * EK_SUPERBLOCK, x->sums + 16 * block, &dot, &of_sums);
-      const __m512 product = product_256(type, stripes, stripes, dot, of_sums);
-      results = _mm512_fmadd_ps(product, _mm512_set1_ps(x->scales[block]), results);
+      const __m512i dots = _mm512_castsi256_si512(sum_of_halves(dot));
+      const __m512i all_of_sums = _mm512_castsi256_si512(sum_of_halves(of_sums));
+      const __m512 product = product_256(type, stripes, stripes, dots, all_of_sums);
+      results = _mm256_fmadd_ps(_mm512_castps512_ps256(product), _mm256_set1_ps(x->scales[block]), results);
       stripes += bytes;
     }
     store_rows(out + row, rows - row, results);
@@ -142,11 +144,12 @@ INLINE void pair_256(block_256 type, int tokens, const uint8_t *a, const uint8_t
       add_dots_256(lanes, 8, scales.front, &x->codes[first][k], tokens, sums);
     }
   }
+  load_tokens(tokens, results, rows, add, out, out_stride);
   UNROLL for (int t = 0; t < tokens; t++) {
     const __m512 product = product_256(type, a, b, sums[t], dot_of_sums(factors, code_sums + t * 2 * PANEL_GROUPS));
-    results[t] = _mm512_mul_ps(product, _mm512_set1_ps(x_scales[t * PANEL_GROUPS]));
+    results[t] = _mm512_fmadd_ps(product, _mm512_set1_ps(x_scales[t * PANEL_GROUPS]), results[t]);
   }
-  store_tokens(tokens, results, rows, add, out, out_stride);
+  store_tokens(tokens, results, rows, out, out_stride);
 }
 
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */

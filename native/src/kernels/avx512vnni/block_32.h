@@ -28,46 +28,46 @@ INLINE __m512i start_32(block_32 type, __m512i offset) {
   return type.excess ? offset : _mm512_setzero_si512();
 }
 
-/* Tiles a and b times their activations. */
-INLINE __m512 product_32(block_32 type, const uint8_t *a, const uint8_t *b, __m512i codes, __m128i scales,
-                         __m128i offsets) {
+/* sum + a tile's scale * dot times the scale of x, then its minimum times the sum of x. */
+INLINE __m256 add_tile(block_32 type, __m256 product, __m256 minimum, float scale, int32_t offset, __m256 sum) {
+  sum = _mm256_fmadd_ps(product, _mm256_set1_ps(scale), sum);
+  return type.has_minima ? _mm256_fmadd_ps(minimum, _mm256_set1_ps(scale * (float)offset), sum) : sum;
+}
+
+/* Tiles a and b, or a alone, times their activations. */
+INLINE __m256 add_tiles(block_32 type, int tiles, const uint8_t *a, const uint8_t *b, __m512i codes,
+                        const float *scales, const int32_t *offsets, __m256 sum) {
   __m512i lanes[8];
   type.unpack(a, b, lanes);
-  const __m512i offset = spread_two(offsets);
-  const __m512i front = dot_of_front(lanes, start_32(type, offset), codes);
+  const __m128i both = tiles == 2 ? _mm_loadl_epi64((const __m128i *)offsets) : _mm_cvtsi32_si128(offsets[0]);
+  const __m512i front = dot_of_front(lanes, start_32(type, spread_two(both)), codes);
   const __m512i dot = _mm512_add_epi32(front, dot_of_back(lanes, _mm512_setzero_si512(), codes));
-  __m512 product = _mm512_cvtepi32_ps(dot);
   const __m512 scale = load_pair_halves(a + type.tile_bytes, b + type.tile_bytes);
-  if (type.has_minima) {
-    product = _mm512_fmadd_ps(product, scale, _mm512_mul_ps(minimum_32(type, a, b), _mm512_cvtepi32_ps(offset)));
-  } else {
-    product = _mm512_mul_ps(product, scale);
-  }
-  return _mm512_mul_ps(product, _mm512_castsi512_ps(spread_two(scales)));
+  const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale);
+  const __m512 minimum = type.has_minima ? minimum_32(type, a, b) : _mm512_setzero_ps();
+  sum = add_tile(type, _mm512_castps512_ps256(product), _mm512_castps512_ps256(minimum), scales[0], offsets[0], sum);
+  if (tiles == 1) return sum;
+  return add_tile(type, upper_half(product), upper_half(minimum), scales[1], offsets[1], sum);
 }
 
 INLINE void gemv_32(block_32 type, const uint8_t *stripes, size_t rows, size_t columns, const ek_activations *x,
                     float *out) {
   const size_t step = step_32(type);
   for (size_t row = 0; row < rows; row += EK_STRIPE) {
-    __m512 sums = _mm512_setzero_ps();
+    __m256 sum = _mm256_setzero_ps();
     size_t k = 0;
     for (; k + 64 <= columns; k += 64) {
       prefetch_next(stripes, 2 * (int)step);
-      sums = _mm512_add_ps(sums, product_32(type, stripes, stripes + step, _mm512_loadu_si512(x->codes + k),
-                                            _mm_loadl_epi64((const __m128i *)(x->scales + k / 32)),
-                                            _mm_loadl_epi64((const __m128i *)(x->offsets + k / 32))));
+      sum = add_tiles(type, 2, stripes, stripes + step, _mm512_loadu_si512(x->codes + k), x->scales + k / 32,
+                      x->offsets + k / 32, sum);
       stripes += 2 * step;
     }
-    if (k < columns) { /* a last tile, which is both; the upper half goes nowhere */
-      const __m256i codes = _mm256_loadu_si256((const __m256i *)(x->codes + k));
-      const __m512 product =
-          product_32(type, stripes, stripes, _mm512_zextsi256_si512(codes),
-                     _mm_castps_si128(_mm_load_ss(x->scales + k / 32)), _mm_cvtsi32_si128(x->offsets[k / 32]));
-      sums = _mm512_mask_add_ps(sums, 0x00ff, sums, product);
+    if (k < columns) { /* a last tile, in both halves */
+      const __m512i codes = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(x->codes + k)));
+      sum = add_tiles(type, 1, stripes, stripes, codes, x->scales + k / 32, x->offsets + k / 32, sum);
       stripes += step;
     }
-    store_rows(out + row, rows - row, sums);
+    store_rows(out + row, rows - row, sum);
   }
 }
 
@@ -92,14 +92,13 @@ INLINE void add_products_32(block_32 type, int tokens, const uint8_t *a, const u
       }
     }
     UNROLL for (int c = 0; c < chains; c++) {
-      __m512 product = _mm512_cvtepi32_ps(dot[c]);
+      const float of_x = scales[(t + c) * PANEL_GROUPS];
+      const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[c]), scale);
+      sums[t + c] = _mm512_fmadd_ps(product, _mm512_set1_ps(of_x), sums[t + c]);
       if (type.has_minima) {
-        const __m512 offset = _mm512_cvtepi32_ps(_mm512_set1_epi32(offsets[(t + c) * PANEL_GROUPS]));
-        product = _mm512_fmadd_ps(product, scale, _mm512_mul_ps(minimum, offset));
-      } else {
-        product = _mm512_mul_ps(product, scale);
+        const __m512 sum_of_x = _mm512_set1_ps(of_x * (float)offsets[(t + c) * PANEL_GROUPS]);
+        sums[t + c] = _mm512_fmadd_ps(minimum, sum_of_x, sums[t + c]);
       }
-      sums[t + c] = _mm512_fmadd_ps(product, _mm512_set1_ps(scales[(t + c) * PANEL_GROUPS]), sums[t + c]);
     }
   }
 }
@@ -108,12 +107,12 @@ INLINE void pair_32(block_32 type, int tokens, const uint8_t *a, const uint8_t *
                     const ek_panel *x, size_t first, int add, float *out, size_t out_stride) {
   const size_t step = step_32(type);
   __m512 sums[MOST_TOKENS];
-  UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_ps();
+  load_tokens(tokens, sums, rows, add, out, out_stride);
   for (size_t g = 0; g < columns / 32; g++) {
     add_products_32(type, tokens, a + g * step, b + g * step, &x->codes[first][32 * g], &x->scales[first][g],
                     &x->offsets[first][g], sums);
   }
-  store_tokens(tokens, sums, rows, add, out, out_stride);
+  store_tokens(tokens, sums, rows, out, out_stride);
 }
 
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */

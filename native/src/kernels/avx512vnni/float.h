@@ -23,38 +23,47 @@ INLINE __m512 load_columns(float_kind kind, const uint8_t *a, const uint8_t *b) 
   return float_of_halves(kind, _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)b), 1));
 }
 
-/* Two columns, one after the other. */
-INLINE __m512 load_two_columns(float_kind kind, const uint8_t *at) {
-  if (kind == FLOATS) return _mm512_loadu_ps(at);
-  return float_of_halves(kind, _mm256_loadu_si256((const __m256i *)at));
-}
+/* Several stripes at once, two in a vector, because the sum of one would wait for each multiply-add. */
+enum { FLOAT_STRIPES = 4 };
 
-/* 16 columns of a stripe in pairs; the halves of sums are of the even columns and of the odd ones. */
-INLINE void add_16_columns(float_kind kind, const uint8_t *at, __m512 x, __m512 sums[4]) {
-  const __m512i upper = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1);
-  UNROLL for (int i = 0; i < 8; i++) {
-    const __m512 two = _mm512_permutexvar_ps(_mm512_add_epi32(upper, _mm512_set1_epi32(2 * i)), x);
-    const __m512 weights = load_two_columns(kind, at + 2 * (size_t)i * column_bytes(kind));
-    sums[i % 4] = _mm512_fmadd_ps(weights, two, sums[i % 4]);
+/* `stripes` stripes, 4 or 1; of one the upper half of the sum goes nowhere. */
+INLINE void dot_columns(float_kind kind, int stripes, const uint8_t *stripe, size_t columns, const float *x,
+                        __m512 sums[FLOAT_STRIPES / 2]) {
+  enum { FLOAT_AHEAD = AHEAD / FLOAT_STRIPES };
+  const size_t step = column_bytes(kind), stripe_bytes = columns * step, line = 64 / step;
+  const size_t upper = stripes == 1 ? 0 : stripe_bytes;
+  const int pairs = (stripes + 1) / 2;
+  UNROLL for (int p = 0; p < pairs; p++) sums[p] = _mm512_setzero_ps();
+  for (size_t k = 0; k < columns; k++, stripe += step) {
+    /* where a stripe ends, the same one of those that are next */
+    const size_t rest = (columns - k) * step;
+    const size_t ahead = rest > FLOAT_AHEAD ? FLOAT_AHEAD : FLOAT_AHEAD + (size_t)(stripes - 1) * stripe_bytes;
+    if (k % line == 0) {
+      UNROLL for (int s = 0; s < stripes; s++) prefetch(stripe, (size_t)s * stripe_bytes + ahead);
+    }
+    UNROLL for (int p = 0; p < pairs; p++) {
+      const uint8_t *a = stripe + 2 * (size_t)p * stripe_bytes;
+      sums[p] = _mm512_fmadd_ps(load_columns(kind, a, a + upper), _mm512_set1_ps(x[k]), sums[p]);
+    }
   }
 }
 
 INLINE void gemv_floats(float_kind kind, const uint8_t *stripes, size_t rows, size_t columns, const float *x,
                         float *out) {
-  const size_t step = column_bytes(kind);
-  for (size_t row = 0; row < rows; row += EK_STRIPE) {
-    __m512 sums[4]; /* so that additions, with their latency, are no chain to wait for */
-    UNROLL for (int i = 0; i < 4; i++) sums[i] = _mm512_setzero_ps();
-    size_t k = 0;
-    for (; k + 16 <= columns; k += 16, stripes += 16 * step) {
-      prefetch_next(stripes, 16 * (int)step);
-      add_16_columns(kind, stripes, _mm512_loadu_ps(x + k), sums);
+  const size_t bytes = columns * column_bytes(kind);
+  __m512 sums[FLOAT_STRIPES / 2];
+  size_t row = 0;
+  for (; row + (FLOAT_STRIPES - 1) * EK_STRIPE < rows; row += FLOAT_STRIPES * EK_STRIPE) {
+    dot_columns(kind, FLOAT_STRIPES, stripes, columns, x, sums);
+    UNROLL for (size_t s = 0; s < FLOAT_STRIPES; s++) {
+      const __m256 sum = s % 2 ? upper_half(sums[s / 2]) : _mm512_castps512_ps256(sums[s / 2]);
+      store_rows(out + row + EK_STRIPE * s, rows - row - EK_STRIPE * s, sum);
     }
-    for (; k < columns; k++, stripes += step) {
-      const __m512 product = _mm512_mul_ps(load_columns(kind, stripes, stripes), _mm512_set1_ps(x[k]));
-      sums[0] = _mm512_mask_add_ps(sums[0], 0x00ff, sums[0], product);
-    }
-    store_rows(out + row, rows - row, _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+    stripes += FLOAT_STRIPES * bytes;
+  }
+  for (; row < rows; row += EK_STRIPE, stripes += bytes) {
+    dot_columns(kind, 1, stripes, columns, x, sums);
+    store_rows(out + row, rows - row, _mm512_castps512_ps256(sums[0]));
   }
 }
 
@@ -63,14 +72,14 @@ INLINE void pair_floats(float_kind kind, int tokens, const uint8_t *a, const uin
   const size_t step = column_bytes(kind);
   const float *values = x->values[first];
   __m512 sums[MOST_TOKENS];
-  UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_ps();
+  load_tokens(tokens, sums, rows, add, out, out_stride);
   for (size_t k = 0; k < columns; k++) {
     const __m512 weights = load_columns(kind, a + k * step, b + k * step);
     UNROLL for (int t = 0; t < tokens; t++) {
       sums[t] = _mm512_fmadd_ps(weights, _mm512_set1_ps(values[(size_t)t * PANEL_FLOATS + k]), sums[t]);
     }
   }
-  store_tokens(tokens, sums, rows, add, out, out_stride);
+  store_tokens(tokens, sums, rows, out, out_stride);
 }
 
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */

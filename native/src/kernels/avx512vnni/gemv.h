@@ -1,5 +1,5 @@
 /* What gemv of all types shares. It reads its weights once, in the order of memory, a stripe at a time: the halves of a
- * vector are two tiles side by side, j and j + 1, whose sums meet at the end of the stripe. */
+ * vector are two tiles side by side, j and j + 1, whose products are added one after the other. */
 #ifndef EK_AVX512VNNI_GEMV_H
 #define EK_AVX512VNNI_GEMV_H
 
@@ -36,10 +36,16 @@ INLINE __m512i dot_of_back(const __m512i lanes[8], __m512i start, __m512i codes)
   return dot_of_quarters(lanes + 4, start, _mm512_shuffle_i64x2(codes, codes, 0xf5));
 }
 
-/* The sum of both halves, for as many rows as there are. */
-INLINE void store_rows(float *out, size_t rows, __m512 sums) {
-  const __m256 both = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
-  _mm256_mask_storeu_ps(out, (__mmask8)(rows < EK_STRIPE ? (1u << rows) - 1 : 255), both);
+INLINE __m256 upper_half(__m512 x) { return _mm512_extractf32x8_ps(x, 1); }
+
+/* Of integers, whose order does not matter. */
+INLINE __m256i sum_of_halves(__m512i x) {
+  return _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti32x8_epi32(x, 1));
+}
+
+/* For as many rows as there are. */
+INLINE void store_rows(float *out, size_t rows, __m256 sums) {
+  _mm256_mask_storeu_ps(out, (__mmask8)(rows < EK_STRIPE ? (1u << rows) - 1 : 255), sums);
 }
 
 #endif

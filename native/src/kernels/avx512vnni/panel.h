@@ -46,11 +46,14 @@ typedef struct ek_pair_kernels {
 void ek_gemm_of_pairs_avx512vnni(enum ek_type type, ek_pair_kernels kernels, const uint8_t *stripes, size_t rows,
                                  size_t columns, const ek_activations *x, size_t tokens, float *out, size_t out_stride);
 
-INLINE void store_tokens(int tokens, const __m512 sums[], __mmask16 rows, int add, float *out, size_t out_stride) {
-  UNROLL for (int t = 0; t < tokens; t++, out += out_stride) {
-    const __m512 before = add ? _mm512_maskz_loadu_ps(rows, out) : _mm512_setzero_ps();
-    _mm512_mask_storeu_ps(out, rows, _mm512_add_ps(sums[t], before));
-  }
+/* What sums go on from. */
+INLINE void load_tokens(int tokens, __m512 sums[], __mmask16 rows, int add, const float *out, size_t out_stride) {
+  const __mmask16 some = add ? rows : 0;
+  UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_maskz_loadu_ps(some, out + (size_t)t * out_stride);
+}
+
+INLINE void store_tokens(int tokens, const __m512 sums[], __mmask16 rows, float *out, size_t out_stride) {
+  UNROLL for (int t = 0; t < tokens; t++) _mm512_mask_storeu_ps(out + (size_t)t * out_stride, rows, sums[t]);
 }
 
 /* ek_gemm_<name>_avx512vnni from `pair`, an inline function: an ek_pair_fn with what the type is and the number of

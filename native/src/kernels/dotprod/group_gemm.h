@@ -30,14 +30,13 @@ INLINE void fill_group_panel(group_type type, const ek_activations *x, size_t co
   }
 }
 
-/* sums[tokens] of a part, from its first tile of the chunk. */
+/* sums[tokens] += those of a part, from its first tile of the chunk. */
 INLINE void group_chunk(group_type type, const uint8_t *tile, int part, size_t groups, const panel_group *panel,
                         int tokens, float32x4_t sums[MOST_TOKENS]) {
   const unpacker unpacking = unpacker_of(type.lanes);
   float shifts[8];
   const float *shift = shifts;
   const int32_t *magic = magic_starts;
-  UNROLL for (int t = 0; t < tokens; t++) sums[t] = vdupq_n_f32(0);
 #pragma GCC unroll 1
   for (size_t g = 0; g < groups; g++, tile += group_bytes(type), panel++) {
     EK_COST_BEGIN(gemm, type.type, tokens == MOST_TOKENS ? 32 : 0);
@@ -81,9 +80,9 @@ INLINE void group_tokens(group_type type, const uint8_t *stripes, size_t rows, s
     fill_group_panel(type, x, columns, first, some, token, count, tokens, panel);
     for (size_t row = 0; row < rows; row += PART_ROWS) {
       const uint8_t *tile = stripes + row / EK_STRIPE * stripe_bytes + first * group_bytes(type);
+      take_sums(out + row, out_stride, (float)lane_factor(type.lanes), tokens, rows - row, count, first == 0, sums);
       group_chunk(type, tile, (int)(row / PART_ROWS % 2), some, panel, tokens, sums);
-      put_sums(sums, 1.0f / (float)lane_factor(type.lanes), tokens, rows - row, count, first > 0, out + row,
-               out_stride);
+      put_sums(sums, 1.0f / (float)lane_factor(type.lanes), tokens, rows - row, count, out + row, out_stride);
     }
   }
 }

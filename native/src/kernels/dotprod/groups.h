@@ -43,9 +43,9 @@ INLINE void group_rows(group_type type, const uint8_t *stripe, size_t columns, c
       finish(dots.part, 2);
       const float32x8 d = load_halves(tile + tile_bytes(lanes));
       UNROLL for (int part = 0; part < 2; part++) {
-        const float32x4_t product = vsubq_f32(vreinterpretq_f32_s32(dots.part[part]), zero);
+        const float32x4_t dot = vsubq_f32(vreinterpretq_f32_s32(dots.part[part]), zero);
         float32x4_t *sum = &sums[i].part[part];
-        *sum = vfmaq_f32(*sum, product, vmulq_n_f32(d.part[part], scale));
+        *sum = vfmaq_n_f32(*sum, vmulq_f32(dot, d.part[part]), scale);
       }
       if (type.minima) {
         const float32x8 m = load_halves(tile + tile_bytes(lanes) + 16);

@@ -68,7 +68,8 @@ INLINE float32x4_t add_times_tokens(float32x4_t sum, float32x4_t b, const float3
   return LANE_OF_4(a % 4, vfmaq_laneq_f32, sum, b, values[a / 4]);
 }
 
-/* The 4 rows of token t. */
+/* The 4 rows of token t; and accumulator a from those of all tokens. */
 INLINE float32x4_t token_rows(const float32x4_t sums[MOST_TOKENS], int t) { return sums[t]; }
+INLINE float32x4_t accumulator_of(const float rows[MOST_TOKENS][PART_ROWS], int a) { return vld1q_f32(rows[a]); }
 
 #endif

@@ -93,13 +93,12 @@ INLINE void sum_minima(super_type type, const super_places *places, const uint8_
   }
 }
 
-/* sums[tokens] of a part, from its first superblock of the chunk. */
+/* sums[tokens] += those of a part, from its first superblock of the chunk. */
 INLINE void super_chunk(super_type type, const uint8_t *block, int part, size_t count, const panel_superblock *panel,
                         int tokens, float32x4_t sums[MOST_TOKENS]) {
   const unpacker unpacking = unpacker_of(type.lanes);
   const super_places places = places_of(type, part);
   const int32_t *zeros = zero_starts;
-  UNROLL for (int t = 0; t < tokens; t++) sums[t] = vdupq_n_f32(0);
 #pragma GCC unroll 1
   for (size_t k = 0; k < count; k++, block += super_bytes(type), panel++) {
     EK_COST_BEGIN(gemm, type.type, tokens == MOST_TOKENS ? 256 : 0);
@@ -141,8 +140,9 @@ INLINE void super_tokens(super_type type, const uint8_t *stripes, size_t rows, s
     }
     for (size_t row = 0; row < rows; row += PART_ROWS) {
       const uint8_t *block = stripes + row / EK_STRIPE * stripe_bytes + first * super_bytes(type);
+      take_sums(out + row, out_stride, 1, tokens, rows - row, count, first == 0, sums);
       super_chunk(type, block, (int)(row / PART_ROWS % 2), some, panel, tokens, sums);
-      put_sums(sums, 1, tokens, rows - row, count, first > 0, out + row, out_stride);
+      put_sums(sums, 1, tokens, rows - row, count, out + row, out_stride);
     }
   }
 }

@@ -74,10 +74,14 @@ INLINE float32x4_t add_times_tokens(float32x4_t sum, float32x4_t b, const float3
   return vfmaq_f32(sum, b, values[a / 2]);
 }
 
-/* The 4 rows of token t. */
+/* The 4 rows of token t; and accumulator a from those of all tokens. */
 INLINE float32x4_t token_rows(const float32x4_t sums[MOST_TOKENS], int t) {
   const float32x4_t first = sums[t & ~1], second = sums[t | 1];
   return t % 2 ? vuzp2q_f32(first, second) : vuzp1q_f32(first, second);
+}
+INLINE float32x4_t accumulator_of(const float rows[MOST_TOKENS][PART_ROWS], int a) {
+  const float32x4_t first = vld1q_f32(rows[a & ~1]), second = vld1q_f32(rows[a | 1]);
+  return a % 2 ? vzip2q_f32(first, second) : vzip1q_f32(first, second);
 }
 
 #endif

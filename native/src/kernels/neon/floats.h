@@ -28,38 +28,46 @@ INLINE void add_column(stripe_sum *sum, stripe_sum weights, float x) {
   sum->rows[1] = vfmaq_n_f32(sum->rows[1], weights.rows[1], x);
 }
 
-INLINE stripe_sum gemv_stripe(enum ek_type type, const uint8_t *stripe, size_t columns, const float *x) {
-  const size_t bytes = EK_STRIPE * float_bytes(type);
-  stripe_sum sums[4];
-  for (int i = 0; i < 4; i++) sums[i] = (stripe_sum){{vdupq_n_f32(0), vdupq_n_f32(0)}};
+/* Stripes of a gemv at once, 4 or 1: the sum of one waits for each multiply-add. */
+enum { STRIPES = 4 };
+
+INLINE void gemv_stripes(enum ek_type type, int stripes, const uint8_t *stripe, size_t columns, const float *x,
+                         stripe_sum sums[STRIPES]) {
+  const size_t bytes = EK_STRIPE * float_bytes(type), apart = columns * bytes;
+  for (int s = 0; s < stripes; s++) sums[s] = (stripe_sum){{vdupq_n_f32(0), vdupq_n_f32(0)}};
   size_t left = columns;
 #pragma GCC unroll 1
   for (; left >= 4; left -= 4) {
-    EK_COST_BEGIN(gemv, type, 1);
+    EK_COST_BEGIN(gemv, type, stripes == STRIPES ? STRIPES : 0);
     const float32x4_t of_x = vld1q_f32(x);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) add_column(&sums[i], load_column(type, stripe + (size_t)i * bytes), of_x[i]);
-    stripe += 4 * bytes;
+    for (int i = 0; i < 4; i++, stripe += bytes) {
+#pragma GCC unroll 4
+      for (int s = 0; s < stripes; s++) add_column(&sums[s], load_column(type, stripe + (size_t)s * apart), of_x[i]);
+    }
     x += 4;
   }
-  EK_COST_END(gemv, type, 1);
-  for (; left > 0; left--, stripe += bytes) {
+  EK_COST_END(gemv, type, stripes == STRIPES ? STRIPES : 0);
+  for (; left > 0; left--, stripe += bytes, x++) {
     EK_COST_BEGIN(gemv, type, 0);
-    add_column(&sums[0], load_column(type, stripe), *x++);
+#pragma GCC unroll 4
+    for (int s = 0; s < stripes; s++) add_column(&sums[s], load_column(type, stripe + (size_t)s * apart), *x);
   }
   EK_COST_END(gemv, type, 0);
-  for (int i = 0; i < 2; i++) {
-    sums[0].rows[i] = vaddq_f32(vaddq_f32(sums[0].rows[i], sums[1].rows[i]), //
-                                vaddq_f32(sums[2].rows[i], sums[3].rows[i]));
-  }
-  return sums[0];
 }
 
 INLINE void gemv_floats(enum ek_type type, const uint8_t *stripes, size_t rows, size_t columns, const float *x,
                         float *out) {
   const size_t bytes = columns * EK_STRIPE * float_bytes(type);
-  for (size_t r = 0; r < rows; r += EK_STRIPE, stripes += bytes) {
-    store_stripe(out + r, rows - r, gemv_stripe(type, stripes, columns, x));
+  stripe_sum sums[STRIPES];
+  size_t r = 0;
+  for (; r + (STRIPES - 1) * EK_STRIPE < rows; r += STRIPES * EK_STRIPE, stripes += STRIPES * bytes) {
+    gemv_stripes(type, STRIPES, stripes, columns, x, sums);
+    for (size_t s = 0; s < STRIPES; s++) store_stripe(out + r + EK_STRIPE * s, rows - r - EK_STRIPE * s, sums[s]);
+  }
+  for (; r < rows; r += EK_STRIPE, stripes += bytes) {
+    gemv_stripes(type, 1, stripes, columns, x, sums);
+    store_stripe(out + r, rows - r, sums[0]);
   }
 }
 

@@ -61,7 +61,11 @@ INLINE int32x4_t dot_minima(const int16x4_t minima[8], int16x8_t sums) {
   return dot;
 }
 
-/* Four rows x eight tokens of a superblock: sums (tokens, rows). */
+INLINE void add_value(float sums[4], float32x4_t value, float scale) {
+  vst1q_f32(sums, vfmaq_n_f32(vld1q_f32(sums), value, scale));
+}
+
+/* Four rows x eight tokens: adds a superblock to sums (tokens, rows). */
 INLINE void quad_sums_256(enum ek_type type, const uint8_t *header, int parity, const panel *x, float sums[TOKENS][4]) {
   const uint8_t *tile = header + header_bytes(type);
   const float32x4_t scales = parity_halves(header, parity);
@@ -70,8 +74,7 @@ INLINE void quad_sums_256(enum ek_type type, const uint8_t *header, int parity, 
   quad_dots_256(type, tile, parity, x->groups, dots);
   if (type == EK_TYPE_q6_k) {
 #pragma GCC unroll 8
-    for (int t = 0; t < TOKENS; t++)
-      vst1q_f32(sums[t], vmulq_n_f32(vmulq_f32(scales, vcvtq_f32_s32(dots[t])), x->scales[t]));
+    for (int t = 0; t < TOKENS; t++) add_value(sums[t], vmulq_f32(scales, vcvtq_f32_s32(dots[t])), x->scales[t]);
     return;
   }
   const float32x4_t of_minima = parity_halves(header + 16, parity);
@@ -81,7 +84,7 @@ INLINE void quad_sums_256(enum ek_type type, const uint8_t *header, int parity, 
   for (int t = 0; t < TOKENS; t++) {
     const float32x4_t value = vmulq_f32(scales, vcvtq_f32_s32(dots[t]));
     const float32x4_t less = vcvtq_f32_s32(dot_minima(minima, vld1q_s16(x->sums[t])));
-    vst1q_f32(sums[t], vmulq_n_f32(vfmsq_f32(value, of_minima, less), x->scales[t]));
+    add_value(sums[t], vfmsq_f32(value, of_minima, less), x->scales[t]);
   }
 }
 
@@ -100,13 +103,15 @@ INLINE void gemm_256(enum ek_type type, ek_gemv_fn *gemv, const uint8_t *stripes
       const uint8_t *header = stripes + k / EK_SUPERBLOCK * superblock;
       for (size_t r = 0; r < rows; r += EK_STRIPE, header += columns / EK_SUPERBLOCK * superblock) {
         tile_sums sums;
+        float *at = out + t * out_stride + r;
+        take_sums(at, out_stride, k == 0, rows - r, some, sums);
 #pragma GCC unroll 1
         for (int parity = 0; parity < 2; parity++) {
           EK_COST_BEGIN(gemm, type, 32 * TOKENS);
           quad_sums_256(type, header, parity, &panel, sums[parity]);
         }
         EK_COST_END(gemm, type, 32 * TOKENS);
-        put_sums(sums, k == 0, rows - r, some, out + t * out_stride + r, out_stride);
+        put_sums(sums, rows - r, some, at, out_stride);
       }
     }
   }

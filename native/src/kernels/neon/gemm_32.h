@@ -12,12 +12,12 @@ INLINE int32x4_t token_dots(enum ek_type type, quad rows, const panel_group *gro
   return vpaddlq_s16(narrow_dots(rows, x));
 }
 
-/* Four rows x eight tokens: sums (tokens, rows) over the groups of a panel. */
+/* Four rows x eight tokens: adds the groups of a panel to sums (tokens, rows). */
 INLINE void quad_sums_32(enum ek_type type, const uint8_t *tile, int parity, const panel_group *group, size_t groups,
                          float sums[TOKENS][4]) {
   float32x4_t of[TOKENS];
 #pragma GCC unroll 8
-  for (int t = 0; t < TOKENS; t++) of[t] = vdupq_n_f32(0);
+  for (int t = 0; t < TOKENS; t++) of[t] = vld1q_f32(sums[t]);
 #pragma GCC unroll 1
   for (; groups > 0; groups--) {
     EK_COST_BEGIN(gemm, type, 4 * TOKENS);
@@ -31,7 +31,7 @@ INLINE void quad_sums_32(enum ek_type type, const uint8_t *tile, int parity, con
       if (t > 0) KEEP_ORDER(of[t - 1]);
       KEEP_ORDER(x.low);
       const float32x4_t dots = vcvtq_f32_s32(token_dots(type, rows, group, t, x));
-      of[t] = vfmaq_f32(of[t], dots, vmulq_n_f32(scales, of_x[t / 4][t % 4]));
+      of[t] = vfmaq_n_f32(of[t], vmulq_f32(dots, scales), of_x[t / 4][t % 4]);
       if (has_minima(type)) of[t] = vfmaq_n_f32(of[t], minima, group->sums[t]);
     }
     tile += group_bytes(type);
@@ -58,11 +58,13 @@ INLINE void gemm_32(enum ek_type type, ek_gemv_fn *gemv, const uint8_t *stripes,
       const uint8_t *tile = stripes + k / 32 * group_bytes(type);
       for (size_t r = 0; r < rows; r += EK_STRIPE, tile += bytes) {
         tile_sums sums;
+        float *at = out + t * out_stride + r;
+        take_sums(at, out_stride, k == 0, rows - r, some, sums);
 #pragma GCC unroll 1
         for (int parity = 0; parity < 2; parity++) {
           quad_sums_32(type, tile, parity, panel.groups, count / 32, sums[parity]);
         }
-        put_sums(sums, k == 0, rows - r, some, out + t * out_stride + r, out_stride);
+        put_sums(sums, rows - r, some, at, out_stride);
       }
     }
   }

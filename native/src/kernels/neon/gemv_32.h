@@ -16,9 +16,10 @@ INLINE int32x4_t quad_dots(enum ek_type type, quad q, pair x, int32_t offset) {
 
 INLINE void add_group(enum ek_type type, const uint8_t *tile, pair x, float scale, int32_t offset, stripe_sum *sum) {
   const uint8_t *after = tile + tile_bytes(type);
+  __asm__("" : "+w"(scale)); /* multiplied by element: a load to all lanes takes a slot of a vector pipe */
   for (int i = 0; i < 2; i++) {
     const float32x4_t dots = vcvtq_f32_s32(quad_dots(type, unpack(type, tile, 4 * i, 1), x, offset));
-    sum->rows[i] = vfmaq_f32(sum->rows[i], dots, vmulq_n_f32(load_halves(after + 8 * i), scale));
+    sum->rows[i] = vfmaq_n_f32(sum->rows[i], vmulq_f32(dots, load_halves(after + 8 * i)), scale);
     if (has_minima(type)) {
       const float total = scale * ((float)offset * -0.125f);
       sum->rows[i] = vfmaq_n_f32(sum->rows[i], load_halves(after + 16 + 8 * i), total);

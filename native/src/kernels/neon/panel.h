@@ -63,19 +63,24 @@ INLINE void fill_panel_256(enum ek_type type, panel *to, const ek_activations *x
 /* Results of a stripe: of its even rows and of its odd ones, four of each. */
 typedef float tile_sums[2][TOKENS][4];
 
-/* Adds to, or where they are the first writes, out[t * stride + r] for r < rows and t < tokens, at most 8 of each. */
-static void put_sums(tile_sums sums, int first, size_t rows, size_t tokens, float *out, size_t stride) {
+/* What sums of a panel go on from: out[t * stride + r] for r < rows and t < tokens, at most 8 of each, or 0 where it is
+ * the first. */
+static void take_sums(const float *out, size_t stride, int first, size_t rows, size_t tokens, tile_sums sums) {
+  memset(sums, 0, sizeof(tile_sums));
+  for (size_t t = 0; !first && t < tokens; t++, out += stride) {
+    float some[EK_STRIPE] = {0};
+    if (rows < EK_STRIPE) memcpy(some, out, rows * sizeof *some);
+    const float32x4x2_t of = vld2q_f32(rows < EK_STRIPE ? some : out);
+    vst1q_f32(sums[0][t], of.val[0]);
+    vst1q_f32(sums[1][t], of.val[1]);
+  }
+}
+
+/* And back. */
+static void put_sums(tile_sums sums, size_t rows, size_t tokens, float *out, size_t stride) {
   for (size_t t = 0; t < tokens; t++, out += stride) {
     const float32x4_t even = vld1q_f32(sums[0][t]), odd = vld1q_f32(sums[1][t]);
-    stripe_sum sum = {{vzip1q_f32(even, odd), vzip2q_f32(even, odd)}};
-    if (rows >= EK_STRIPE) {
-      for (int i = 0; i < 2 && !first; i++) sum.rows[i] = vaddq_f32(sum.rows[i], vld1q_f32(out + 4 * i));
-      store_stripe(out, rows, sum);
-      continue;
-    }
-    float all[EK_STRIPE];
-    store_stripe(all, EK_STRIPE, sum);
-    for (size_t r = 0; r < rows; r++) out[r] = first ? all[r] : out[r] + all[r];
+    store_stripe(out, rows, (stripe_sum){{vzip1q_f32(even, odd), vzip2q_f32(even, odd)}});
   }
 }
 
