@@ -8,9 +8,11 @@
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { VOCAB = 40, TOKENS = 60, LONG = 4000 };
@@ -386,6 +388,107 @@ static void test_cancel(ek_model *model, int cases) {
   check_tested(cases, "cancel");
 }
 
+static ek_context *interrupted; /* by the signal */
+static volatile sig_atomic_t tokens_then;
+
+static void interrupt(int number) {
+  (void)number;
+  ek_cancel(interrupted);
+  tokens_then = (sig_atomic_t)ek_cache_length(interrupted->cache, 0);
+}
+
+typedef struct signaller {
+  pthread_t to;
+  long after_us;
+} signaller;
+
+static void *send_signal(void *user) {
+  const signaller *s = user;
+  while (atomic_load(&interrupted->user) == 0) sched_yield();
+  nanosleep(&(struct timespec){0, s->after_us * 1000}, NULL);
+  (void)pthread_kill(s->to, SIGUSR1);
+  return NULL;
+}
+
+/* A prefill ends with the micro-batch that is under way when a signal cancels it. */
+static void test_cancel_within_a_micro_batch(ek_model *model, int cases) {
+  enum { MICRO_BATCH = 8 };
+  int cancelled = 0;
+  interrupted = open_context(model, LONG, 1, MICRO_BATCH);
+  signal(SIGUSR1, interrupt);
+  for (int i = 0; cancelled < cases && i < 100 * cases; i++) { /* the signal may come too late */
+    check_case("cancelled micro-batch %d", i);
+    signaller s = {pthread_self(), 50 * (i % 20)};
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, send_signal, &s) != 0) exit(1);
+    const ek_status status = ek_prefill(interrupted, 0, ids, LONG, NULL, 0);
+    const uint64_t length = length_of(interrupted, 0);
+    pthread_join(thread, NULL);
+    if (status == EK_OK) {
+      CHECK(length == LONG);
+    } else {
+      refused(status, EK_CANCELLED, "ek_cancel");
+      CHECK(length % MICRO_BATCH == 0 && length >= (uint64_t)tokens_then);
+      CHECK(length <= (uint64_t)tokens_then + MICRO_BATCH);
+      cancelled++;
+    }
+    must(ek_sequence_truncate(interrupted, 0, 0));
+  }
+  CHECK(cancelled == cases);
+  signal(SIGUSR1, SIG_DFL);
+  ek_context_free(interrupted);
+  check_tested(cancelled, "cancelled micro-batches");
+}
+
+typedef struct insisting {
+  ek_context *context;
+  atomic_int enough;
+} insisting;
+
+static void *insist(void *user) {
+  insisting *i = user;
+  while (!atomic_load(&i->enough)) {
+    ek_cancel(i->context);
+    sched_yield();
+  }
+  return NULL;
+}
+
+/* Cancelled again and again, decoding goes on as if it had not been. What is cancelled where is decoder_test.c's. */
+static void test_cancelled_decode(ek_model *model, int cases) {
+  static float logits[VOCAB], expected[VOCAB];
+  check_case("cancelled decode");
+  ek_context *c = open_context(model, TOKENS, 1, 0), *calm = open_context(model, TOKENS, 1, 0);
+  insisting other = {.context = c};
+  pthread_t thread;
+  must(ek_prefill(c, 0, ids, 30, NULL, 0));
+  must(ek_prefill(calm, 0, ids, 30, NULL, 0));
+  if (pthread_create(&thread, NULL, insist, &other) != 0) exit(1);
+  int cancelled = 0;
+  uint64_t length = 30;
+  for (long i = 0; cancelled < cases && i < 1000000L * cases; i++) {
+    const ek_status status = ek_decode(c, (uint32_t[]){0}, &ids[length], 1, logits);
+    if (status == EK_OK) must(ek_decode(calm, (uint32_t[]){0}, &ids[length], 1, expected));
+    if (status != EK_OK) refused(status, EK_CANCELLED, "ek_cancel");
+    length += status == EK_OK;
+    cancelled += status == EK_CANCELLED;
+    CHECK(length_of(c, 0) == length && (status != EK_OK || memcmp(logits, expected, sizeof logits) == 0));
+    if (length == TOKENS - 1) {
+      must(ek_sequence_truncate(c, 0, length = TOKENS - 2));
+      must(ek_sequence_truncate(calm, 0, length));
+    }
+  }
+  atomic_store(&other.enough, 1);
+  pthread_join(thread, NULL);
+  CHECK(cancelled == cases);
+  must(ek_decode(c, (uint32_t[]){0}, &ids[length], 1, logits)); /* not affected by those that came late */
+  must(ek_decode(calm, (uint32_t[]){0}, &ids[length], 1, expected));
+  CHECK(memcmp(logits, expected, sizeof logits) == 0);
+  ek_context_free(c);
+  ek_context_free(calm);
+  check_tested(cancelled, "cancelled decodes");
+}
+
 /* Any number of contexts on one model, each in its thread. */
 static void *generate_alone(void *user) {
   listener *l = user;
@@ -439,6 +542,8 @@ int main(int argc, char **argv) {
     test_generate(model);
     test_prompt_penalty(model);
     test_cancel(model, cases / 4);
+    test_cancel_within_a_micro_batch(model, cases / 4);
+    test_cancelled_decode(model, cases);
     test_contexts_at_once(model);
     ek_model_free(model);
   }
