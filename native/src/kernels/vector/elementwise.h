@@ -37,20 +37,20 @@ void FUNCTION(geglu)(const float *gate, const float *up, size_t count, float *ou
 }
 
 void FUNCTION(rms_norm)(const float *x, const float *weight, size_t count, float epsilon, float *out) {
-  vf sums[4] = {vf_set(0), vf_set(0), vf_set(0), vf_set(0)};
+  vf sums[EK_SUM_VECTORS];
+  for (int j = 0; j < EK_SUM_VECTORS; j++) sums[j] = vf_set(0);
   size_t i = 0;
-  for (; i + 4 * EK_LANES <= count; i += 4 * EK_LANES) {
-    for (int j = 0; j < 4; j++) {
+  for (; i + EK_SUMS <= count; i += EK_SUMS) {
+    for (int j = 0; j < EK_SUM_VECTORS; j++) {
       const vf v = vf_load(x + i + j * EK_LANES);
       sums[j] = vf_fma(v, v, sums[j]);
     }
   }
-  for (; i < count; i += EK_LANES) {
+  for (int j = 0; i < count; i += EK_LANES, j++) {
     const vf v = i + EK_LANES <= count ? vf_load(x + i) : vf_load_some(x + i, count - i, 0);
-    sums[0] = vf_fma(v, v, sums[0]);
+    sums[j] = vf_fma(v, v, sums[j]);
   }
-  const float squares = vf_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  const vf scale = vf_set(1 / sqrtf(squares / (float)count + epsilon));
+  const vf scale = vf_set(1 / sqrtf(vf_sum_all(sums) / (float)count + epsilon));
   for (i = 0; i + EK_LANES <= count; i += EK_LANES) vf_store(out + i, vf_load(x + i) * scale * vf_load(weight + i));
   if (i < count) {
     const vf v = vf_load_some(x + i, count - i, 0) * scale * vf_load_some(weight + i, count - i, 0);
@@ -60,8 +60,8 @@ void FUNCTION(rms_norm)(const float *x, const float *weight, size_t count, float
 
 static inline void rotate(vf *a, vf *b, vf cosine, vf sine) {
   const vf x = *a, y = *b;
-  *a = x * cosine - y * sine;
-  *b = x * sine + y * cosine;
+  *a = vf_fma(-y, sine, x * cosine);
+  *b = vf_fma(y, cosine, x * sine);
 }
 
 void FUNCTION(rope_halves)(float *x, size_t pairs, const float *cosine, const float *sine) {
@@ -102,16 +102,20 @@ void FUNCTION(rope_adjacent)(float *x, size_t pairs, const float *cosine, const 
 void FUNCTION(softmax)(float *x, size_t count) {
   const size_t whole = count - count % EK_LANES, rest = count - whole;
   const vf last = vf_load_some(x + whole, rest, -INFINITY);
-  vf most = last, sums = vf_set(0);
+  vf most = last, sums[EK_SUM_VECTORS];
+  for (int j = 0; j < EK_SUM_VECTORS; j++) sums[j] = vf_set(0);
   for (size_t i = 0; i < whole; i += EK_LANES) most = vf_max(vf_load(x + i), most);
   const vf less = vf_set(vf_most(most));
   for (size_t i = 0; i < whole; i += EK_LANES) {
     const vf e = ek_exp_nonpositive(vf_load(x + i) - less);
     vf_store(x + i, e);
-    sums = sums + e;
+    vf *sum = &sums[i / EK_LANES % EK_SUM_VECTORS];
+    *sum = *sum + e;
   }
   const vf last_e = ek_exp_nonpositive(last - less);
-  const vf scale = vf_set(1 / vf_sum(sums + last_e));
+  vf *sum = &sums[whole / EK_LANES % EK_SUM_VECTORS];
+  *sum = *sum + last_e;
+  const vf scale = vf_set(1 / vf_sum_all(sums));
   for (size_t i = 0; i < whole; i += EK_LANES) vf_store(x + i, vf_load(x + i) * scale);
   vf_store_some(x + whole, last_e * scale, rest);
 }

@@ -1,5 +1,6 @@
 /* A vector register of the level that includes this: vf of EK_LANES float32 and vi of as many int32. Arithmetic is the
- * compiler's own (+ - * / on vectors); what it has no operator for is here. Only for the kernels' own files. */
+ * compiler's own (+ - * / on vectors), never fused; what it has no operator for is here. Only for the kernels' own
+ * files. */
 #ifndef EK_VECTOR_H
 #define EK_VECTOR_H
 
@@ -11,6 +12,15 @@
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
+#endif
+
+/* Sums are of halves, then of halves of that: the same at all levels, as far as they have them. */
+#if defined(__AVX2__)
+static inline float sum_of_8(__m256 x) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 #endif
 
 #if defined(__AVX512F__)
@@ -25,7 +35,9 @@ static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); } /
 /* Of a NaN in b the result is that NaN. */
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
-static inline float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
+static inline float vf_sum(vf x) {
+  return sum_of_8(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
+}
 static inline float vf_most(vf x) { return _mm512_reduce_max_ps(x); }
 static inline vi vf_round(vf x) { return (vi)_mm512_cvtps_epi32(x); } /* to nearest, ties to even */
 static inline vi vi_max(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
@@ -58,11 +70,7 @@ static inline void vf_store(float *at, vf x) { _mm256_storeu_ps(at, x); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
-static inline float vf_sum(vf x) {
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
+static inline float vf_sum(vf x) { return sum_of_8(x); }
 static inline float vf_most(vf x) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -108,7 +116,7 @@ static inline void vf_store(float *at, vf x) { vst1q_f32(at, x); }
 static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
 static inline vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
-static inline float vf_sum(vf x) { return vaddvq_f32(x); }
+static inline float vf_sum(vf x) { return vaddv_f32(vadd_f32(vget_low_f32(x), vget_high_f32(x))); }
 static inline float vf_most(vf x) { return vmaxvq_f32(x); }
 static inline vi vf_round(vf x) { return vcvtnq_s32_f32(x); }
 static inline vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
@@ -133,6 +141,16 @@ static inline void vf_join(vf even, vf odd, vf *a, vf *b) {
 #else
 #error "vector.h is for AVX2, AVX-512 and NEON"
 #endif
+
+/* Sums of EK_SUMS floats, element i of all in number i % EK_SUMS, in as many registers as they take; and their sum, of
+ * halves as vf_sum's, so that it is the same at all levels. */
+enum { EK_SUMS = 32, EK_SUM_VECTORS = EK_SUMS / EK_LANES };
+static inline float vf_sum_all(vf sums[EK_SUM_VECTORS]) {
+  for (int half = EK_SUM_VECTORS / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; i++) sums[i] = sums[i] + sums[i + half];
+  }
+  return vf_sum(sums[0]);
+}
 
 /* count < EK_LANES values, the rest `fill`. */
 static inline vf vf_load_some(const float *at, size_t count, float fill) {
