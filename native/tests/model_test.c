@@ -234,7 +234,7 @@ static void test_defaults(void) {
       CHECK(strcmp(shape->architecture, expected[a].architecture) == 0 && shape->geglu == expected[a].geglu);
       CHECK(shape->rope_adjacent == expected[a].adjacent && shape->window == (uint32_t)expected[a].window);
       CHECK(shape->embedding_scale == expected[a].scale && shape->norm_epsilon == 1e-5f && shape->padded_dim == 64);
-      CHECK(shape->attention_scale == 0.125f && shape->attention_softcap == 0 && shape->logit_softcap == 0);
+      CHECK(shape->attention_scale == 0.125f && shape->logit_softcap == 0);
       CHECK((l.model->frequencies != l.model->sliding_frequencies) == expected[a].differ);
       for (int i = 0; i < 7; i++) CHECK(l.model->layers[i].sliding == (a == 4 && i != 5));
       CHECK(close_to(l.model->frequencies[3], pow(a == 4 ? 1e6 : 1e4, -6.0 / 64)));
@@ -278,7 +278,8 @@ static int is_full(const ek_model *m) {
   return !m->layers[0].sliding && !m->layers[2].sliding && m->shape.window == 0 &&
          m->frequencies == m->sliding_frequencies;
 }
-static int is_capped(const ek_model *m) { return m->shape.logit_softcap == 30 && m->shape.attention_softcap == 50; }
+static int is_capped(const ek_model *m) { return m->shape.logit_softcap == 30; }
+static int is_not_capped(const ek_model *m) { return m->shape.logit_softcap == 0; }
 static int has_short_context(const ek_model *m) { return m->shape.context == 48 && m->shape.window == 0; }
 static int has_split_heads(const ek_model *m) { return m->shape.head_dim == 64 && m->layers[0].kv_heads == 4; }
 static int has_27b_scale(const ek_model *m) { return close_to(m->shape.attention_scale, 1 / sqrt(128 / 4)); }
@@ -315,8 +316,11 @@ static void test_keys(void) {
   tiny_unset(file = tiny("gemma3"), "gemma3.attention.sliding_window");
   check_changed("no sliding window", file, is_full);
   tiny_set_float(file = tiny("gemma3"), "gemma3.final_logit_softcapping", 30);
-  tiny_set_float(file, "gemma3.attn_logit_softcapping", 50);
-  check_changed("softcaps", file, is_capped);
+  check_changed("a cap of logits", file, is_capped);
+  tiny_set_float(file = tiny("gemma3"), "gemma3.attn_logit_softcapping", 50);
+  check_changed("a cap that the graph does not have", file, is_not_capped);
+  tiny_set_float(file = tiny("llama"), "llama.final_logit_softcapping", 30);
+  check_changed("a cap of another graph's logits", file, is_not_capped);
   tiny_set_uint(file = tiny("qwen2"), "qwen2.attention.sliding_window", 48);
   check_changed("a window that the graph does not have", file, has_short_context);
   file = tiny_new((tiny_options){.architecture = "llama", .kv_heads = 4});
@@ -326,7 +330,7 @@ static void test_keys(void) {
   check_changed("head sizes that follow from others", file, has_split_heads);
   check_changed("heads of 6 dimensions", tiny_new((tiny_options){.architecture = "qwen3", .head_dim = 6}),
                 has_six_dims);
-  check_tested(15, "keys");
+  check_tested(17, "keys");
 }
 
 /* Gemma 3 27B: its shape alone. */

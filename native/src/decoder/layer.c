@@ -115,7 +115,6 @@ static ek_status attend(ek_stage *s, const ek_span *span) {
                                   .group = s->layer->heads / s->layer->kv_heads,
                                   .dims = m->shape.padded_dim,
                                   .scale = m->shape.attention_scale,
-                                  .softcap = m->shape.attention_softcap,
                                   .window = s->layer->sliding ? (int32_t)m->shape.window : 0,
                                   .causal = 1};
   const size_t at = span->first * s->layer->heads * m->shape.padded_dim;

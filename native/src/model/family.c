@@ -13,7 +13,7 @@ static const ek_family families[] = {
     {.name = "deci", .rope_adjacent = 1, .rope_factors = 1, .qkv_bias = EK_MAYBE, .other_bias = EK_MAYBE},
     {.name = "qwen2", .qkv_bias = EK_ALWAYS},
     {.name = "qwen3", .head_norms = 1},
-    {.name = "gemma3", .geglu = 1, .sliding = 1, .after_norms = 1, .head_norms = 1},
+    {.name = "gemma3", .geglu = 1, .sliding = 1, .after_norms = 1, .head_norms = 1, .logit_softcap = 1},
 };
 
 static ek_status fail(ek_status status, const ek_gguf *file, const char *advice, const char *format,

@@ -18,7 +18,8 @@ typedef struct ek_shape {
   uint32_t padded_dim; /* head_dim rounded up to 32, as attention and its cache have it */
   uint32_t window;     /* 0: no sliding layers */
   float norm_epsilon;
-  float attention_scale, attention_softcap, logit_softcap; /* caps: 0 for none */
+  float attention_scale;
+  float logit_softcap; /* 0: none */
   float embedding_scale;
   int geglu;         /* else SwiGLU */
   int rope_adjacent; /* pairs are neighbours (llama), else halves */

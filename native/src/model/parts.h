@@ -21,6 +21,7 @@ typedef struct ek_family {
   int after_norms;   /* norms after attention and feed-forward, too */
   int head_norms;    /* of each query and key */
   int rope_factors;  /* the tensor rope_freqs.weight may be there */
+  int logit_softcap; /* logits may be capped */
   ek_presence qkv_bias, other_bias;
 } ek_family;
 

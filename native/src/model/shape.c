@@ -167,16 +167,16 @@ static ek_status read_window(const reader *r) {
 
 static ek_status read_scales(const reader *r) {
   ek_shape *shape = r->shape;
-  double epsilon, softcap, attention_softcap;
+  double epsilon, softcap = 0;
   TRY(ek_key_float(r->file, r->family, "attention.layer_norm_rms_epsilon", -1, &epsilon));
-  TRY(ek_key_float(r->file, r->family, "final_logit_softcapping", 0, &softcap));
-  TRY(ek_key_float(r->file, r->family, "attn_logit_softcapping", 0, &attention_softcap));
+  /* llama.cpp, too, reads a cap of logits in this family alone, and a cap of attention's scores in none of these: its
+   * own saver writes both keys into files of all, with values that mean nothing there. */
+  if (r->family->logit_softcap) TRY(ek_key_float(r->file, r->family, "final_logit_softcapping", 0, &softcap));
   shape->norm_epsilon = (float)epsilon;
   if (shape->norm_epsilon <= 0) {
     return ek_bad_model(r->file, "%s.attention.layer_norm_rms_epsilon is 0", r->family->name);
   }
   shape->logit_softcap = (float)softcap;
-  shape->attention_softcap = (float)attention_softcap;
   /* Gemma 3 of 62 layers, the one of 27B, has 168 dimensions in its scale and 128 in its heads. */
   const uint32_t divisor =
       r->family->sliding && shape->layers == 62 ? shape->hidden / r->layers->heads : shape->head_dim;
