@@ -17,7 +17,7 @@ Verdict = Literal["valid", "degraded", "invalid"]
 class Sample:
     """One repetition: seconds and tokens per second; inter_token_s has gen_tokens - 1 entries."""
 
-    load_s: float  # opening the file until the session is ready, the file in the system's cache
+    load_s: float  # opening the file until model and tokenizer are ready, the file in the system's cache
     ttft_s: float  # from the prompt's tokens to the first generated one
     prefill_tps: float
     decode_tps: float

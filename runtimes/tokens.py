@@ -9,7 +9,7 @@ from edgekit.models.vocabulary import TokenizerFiles, TokenType
 
 
 class Tokens:
-    """Bytes and ids as a `Session` has them; the tokenizer is opened at its first use, which can take seconds."""
+    """Bytes and ids as a `Session` has them; the tokenizer is opened at its first use: tokens alone do not need it."""
 
     def __init__(self, open_tokenizer: Callable[[], TokenizerFiles]) -> None:
         self._open_tokenizer = open_tokenizer

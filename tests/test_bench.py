@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from edgekit.devices.measure import measure, prompt_ids
 from edgekit.devices.result import SCHEMA_VERSION, BenchResult, Config, Machine, Memory, Sample, summarise
 from edgekit.devices.verdict import judge
 from edgekit.models.errors import InputError
-from edgekit.runtimes import RUNTIMES, load
+from edgekit.models.tokenizer_gguf import read_gguf
+from edgekit.models.vocabulary import TokenizerFiles
+from edgekit.runtimes import RUNTIMES, load, native
 
 runtimes = pytest.mark.parametrize("runtime", [pytest.param(name, marks=needs(name)) for name in RUNTIMES])
 MACHINE = Machine("a cpu", ("x86_64",), 2, 8 * 10**9, 4096, "Linux", "6.1", 0.1)
@@ -96,6 +99,18 @@ def test_the_tokens_are_the_greedy_ones(model: Path) -> None:
     session.close()
     found = measure(model, "native", 30, 10, 1)
     assert found.output_sha256 == hashlib.sha256(b"".join(t.to_bytes(4, "little") for t in tokens)).hexdigest()
+
+
+def test_loading_includes_the_tokenizer(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp opens it at once, the native session at its first use: their load_s are of the same work."""
+
+    def slow(path: Path) -> TokenizerFiles:
+        time.sleep(0.3)
+        return read_gguf(path)
+
+    monkeypatch.setattr(native, "read_gguf", slow)
+    found = measure(model, "native", 4, 2, 1)
+    assert found.load_s >= 0.3
 
 
 @pytest.mark.parametrize(
