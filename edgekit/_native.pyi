@@ -23,6 +23,36 @@ def unpack(
 ) -> tuple[NDArray[np.int8] | NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32] | None]: ...
 def levels(format: str) -> NDArray[np.float32] | None: ...
 def layout(format: str) -> dict[str, int]: ...
+def compensate(
+    format: str,
+    values: NDArray[np.float32],
+    blocks: NDArray[np.uint8],
+    factor: NDArray[np.float32],
+    order: NDArray[np.int32],
+    threads: int = 1,
+    isa_level: int = -1,
+) -> NDArray[np.uint8]:
+    """Error-compensated rounding (GPTQ, arXiv 2210.17323): new codes, the scales those of `blocks`.
+
+    `values` (N, K) and their `blocks` (N, B); columns are rounded in the `order` (K,), and `factor` (K, K) is the upper
+    Cholesky factor of H^-1 with rows and columns in that order. What is below its diagonal is not read.
+    """
+
+def descend(
+    format: str,
+    values: NDArray[np.float32],
+    blocks: NDArray[np.uint8],
+    hessian: NDArray[np.float32],
+    sweeps: int,
+    threads: int = 1,
+    isa_level: int = -1,
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Coordinate descent of e^T H e, e = decoded - values, on all scales, minima and codes of `blocks`.
+
+    The upper triangle of `hessian` (K, K) is read. A row ends early once a sweep leaves it as it is. Returns the blocks
+    and each row's e^T H e (N,), which is at most that of the blocks given; 0 sweeps measure.
+    """
+
 def big_cores() -> int:
     """The cores that a model's threads run on where no number is asked for."""
 

@@ -11,6 +11,7 @@ namespace nb = nanobind;
 using Array = nb::ndarray<nb::ro, nb::device::cpu>; // of any shape and dtype, so that the errors are ours
 
 void bind_formats(nb::module_ &m);
+void bind_quantize(nb::module_ &m);
 void bind_model(nb::module_ &m);
 void bind_context(nb::module_ &m);
 void bind_bandwidth(nb::module_ &m);

@@ -21,6 +21,7 @@ NB_MODULE(_native, m) {
   m.doc() = "edgekit's C core: block encoders and decoders, and the runtime";
   bind_status(m);
   bind_formats(m);
+  bind_quantize(m);
   bind_model(m);
   bind_context(m);
   bind_bandwidth(m);

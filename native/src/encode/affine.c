@@ -65,12 +65,7 @@ void EK_ISA_NAME(ek_encode_q4_1)(const ek_source *source, size_t first, size_t c
     const int here = count - i < EK_BATCH ? (int)(count - i) : EK_BATCH;
     load_batch(source, (first + i) * 32, here, 32, 32, &batch);
     fit_batch(&batch, &q4_1_ends, &f);
-    for (int l = 0; l < here; l++) {
-      uint8_t *block = out + (i + (size_t)l) * 20;
-      ek_store_u16(block, ek_half_of_float(f.d[l]));
-      ek_store_u16(block + 2, ek_half_of_float(-f.m[l]));
-      pack_nibbles(f.codes[l], block + 4);
-    }
+    for (int l = 0; l < here; l++) pack_q4_1(f.d[l], -f.m[l], f.codes[l], out + (i + (size_t)l) * 20);
   }
 }
 
@@ -81,12 +76,6 @@ void EK_ISA_NAME(ek_encode_q5_1)(const ek_source *source, size_t first, size_t c
     const int here = count - i < EK_BATCH ? (int)(count - i) : EK_BATCH;
     load_batch(source, (first + i) * 32, here, 32, 32, &batch);
     fit_batch(&batch, &q5_1_ends, &f);
-    for (int l = 0; l < here; l++) {
-      uint8_t *block = out + (i + (size_t)l) * 24;
-      ek_store_u16(block, ek_half_of_float(f.d[l]));
-      ek_store_u16(block + 2, ek_half_of_float(-f.m[l]));
-      pack_fifth_bits(f.codes[l], block + 4);
-      pack_nibbles(f.codes[l], block + 8);
-    }
+    for (int l = 0; l < here; l++) pack_q5_1(f.d[l], -f.m[l], f.codes[l], out + (i + (size_t)l) * 24);
   }
 }

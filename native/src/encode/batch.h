@@ -12,6 +12,14 @@ typedef struct ek_batch {
   _Alignas(64) float w[32][EK_BATCH];
 } ek_batch;
 
+/* One code of each lane, less `zero`, `stride` bytes apart. */
+static inline void put_codes(ek_vf codes, int zero, uint8_t *out, int stride) {
+  int32_t q[EK_WIDTH];
+  const ek_vi integers = __builtin_convertvector(codes, ek_vi) - zero;
+  memcpy(q, &integers, sizeof q);
+  for (int l = 0; l < EK_WIDTH; l++) out[l * stride] = (uint8_t)q[l];
+}
+
 /* Squares and products of what passes here stay finite in float32, and every scale that fp16 can hold is reached. */
 static inline float tame(float value) {
   const float limit = 0x1p30f;

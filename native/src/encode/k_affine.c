@@ -169,33 +169,13 @@ static void fit_superblocks(const ek_batch *batch, const ek_ends *ends, choice *
   }
 }
 
-/* d, dmin and the 6-bit scales and minima: 16 bytes. */
 static void pack_scales(const choice *c, int at, uint8_t *out) {
-  ek_store_u16(out, ek_half_of_float(c->d[at]));
-  ek_store_u16(out + 2, ek_half_of_float(c->dmin[at]));
-  for (int j = 0; j < 4; j++) {
-    const unsigned s0 = (unsigned)c->scale[at + j], s4 = (unsigned)c->scale[at + j + 4];
-    const unsigned m0 = (unsigned)c->minimum[at + j], m4 = (unsigned)c->minimum[at + j + 4];
-    out[4 + j] = (uint8_t)(s0 | s4 >> 4 << 6);
-    out[8 + j] = (uint8_t)(m0 | m4 >> 4 << 6);
-    out[12 + j] = (uint8_t)((s4 & 15) | (m4 & 15) << 4);
+  uint8_t scale[GROUPS], minimum[GROUPS];
+  for (int j = 0; j < GROUPS; j++) {
+    scale[j] = (uint8_t)c->scale[at + j];
+    minimum[j] = (uint8_t)c->minimum[at + j];
   }
-}
-
-static void pack_low_nibbles(const uint8_t codes[GROUPS][32], uint8_t *out) {
-  for (int pair = 0; pair < 4; pair++) {
-    for (int j = 0; j < 32; j++) {
-      out[32 * pair + j] = (uint8_t)((codes[2 * pair][j] & 15) | (codes[2 * pair + 1][j] & 15) << 4);
-    }
-  }
-}
-
-static void pack_high_bits(const uint8_t codes[GROUPS][32], uint8_t *out) {
-  for (int j = 0; j < 32; j++) {
-    unsigned bits = 0;
-    for (int s = 0; s < GROUPS; s++) bits |= (unsigned)(codes[s][j] >> 4) << s;
-    out[j] = (uint8_t)bits;
-  }
+  pack_k_scales(c->d[at], c->dmin[at], scale, minimum, out);
 }
 
 EK_INLINE void encode(const ek_source *source, size_t first, size_t count, uint8_t *out, const ek_ends *ends,
@@ -217,8 +197,8 @@ EK_INLINE void encode(const ek_source *source, size_t first, size_t count, uint8
     for (int b = 0; b < here; b++) {
       uint8_t *block = out + (i + (size_t)b) * bytes;
       pack_scales(&c, b * GROUPS, block);
-      if (ends->top > 15) pack_high_bits(codes + b * GROUPS, block + 16);
-      pack_low_nibbles(codes + b * GROUPS, block + bytes - 128);
+      if (ends->top > 15) pack_k_fifth_bits(codes[b * GROUPS], block + 16);
+      pack_k_nibbles(codes[b * GROUPS], block + bytes - 128);
     }
   }
 }

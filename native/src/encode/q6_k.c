@@ -96,19 +96,6 @@ static void fit_superblock(const ek_batch *batch, choice *best) {
   }
 }
 
-static void pack(const choice *c, const uint8_t *codes, uint8_t *out) {
-  for (int half = 0; half < 2; half++) {
-    const uint8_t *q = codes + 128 * half;
-    for (int j = 0; j < 32; j++) {
-      out[64 * half + j] = (uint8_t)((q[j] & 15) | (q[j + 64] & 15) << 4);
-      out[64 * half + 32 + j] = (uint8_t)((q[j + 32] & 15) | (q[j + 96] & 15) << 4);
-      out[128 + 32 * half + j] = (uint8_t)(q[j] >> 4 | q[j + 32] >> 4 << 2 | q[j + 64] >> 4 << 4 | q[j + 96] >> 4 << 6);
-    }
-  }
-  for (int g = 0; g < GROUPS; g++) out[192 + g] = (uint8_t)(int)c->scale[g];
-  ek_store_u16(out + 208, ek_half_of_float(c->d));
-}
-
 ek_encode_fn EK_ISA_NAME(ek_encode_q6_k);
 
 void EK_ISA_NAME(ek_encode_q6_k)(const ek_source *source, size_t first, size_t count, uint8_t *out) {
@@ -123,6 +110,8 @@ void EK_ISA_NAME(ek_encode_q6_k)(const ek_source *source, size_t first, size_t c
       for (int k = 0; k < GROUP; k++)
         put_codes(nearest(vload(&batch.x[k][lane]) * inverse), -32, &codes[lane * GROUP + k], GROUP);
     }
-    pack(&c, codes, out + i * 210);
+    int8_t scale[GROUPS];
+    for (int g = 0; g < GROUPS; g++) scale[g] = (int8_t)c.scale[g];
+    pack_q6_k(c.d, scale, codes, out + i * 210);
   }
 }

@@ -33,24 +33,8 @@ static void fit_q8_0(const ek_batch *batch, float *scales, uint8_t codes[EK_BATC
   fit(batch, nearest_127, &q8_0_grid, 0, scales, codes);
 }
 
-static void pack_q4_0(float scale, const uint8_t *codes, uint8_t *out) {
-  ek_store_u16(out, ek_half_of_float(scale));
-  pack_nibbles(codes, out + 2);
-}
-
-static void pack_q5_0(float scale, const uint8_t *codes, uint8_t *out) {
-  ek_store_u16(out, ek_half_of_float(scale));
-  pack_fifth_bits(codes, out + 2);
-  pack_nibbles(codes, out + 6);
-}
-
-static void pack_q8_0(float scale, const uint8_t *codes, uint8_t *out) {
-  ek_store_u16(out, ek_half_of_float(scale));
-  memcpy(out + 2, codes, 32);
-}
-
 typedef void fit_fn(const ek_batch *batch, float *scales, uint8_t codes[EK_BATCH][32]);
-typedef void pack_fn(float scale, const uint8_t *codes, uint8_t *out);
+typedef void pack_fn(float d, const uint8_t *codes, uint8_t *out);
 
 EK_INLINE void encode(const ek_source *source, size_t first, size_t count, uint8_t *out, size_t bytes,
                       fit_fn *fit_batch, pack_fn *pack) {
