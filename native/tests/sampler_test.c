@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_VOCAB = 6000, GEMMA_VOCAB = 262144, MOST_TOLD = 40 };
+enum { MOST_VOCAB = 6000, GEMMA_VOCAB = 262144, MOST_TOLD = 50 };
 
 static float logits[GEMMA_VOCAB];
 
@@ -21,12 +21,18 @@ static void fill(check_rng *rng, float *out, size_t count, float step) {
 }
 
 static void test_exp(void) {
+  static double powers[70001];
+  for (int i = 0; i <= 70000; i++) powers[i] = -i * 0.01;
+  ek_exps(powers, 70001);
   for (int i = 0; i <= 70000; i++) {
-    const double x = -i * 0.01, expected = exp(x);
-    check_case("exp %g", x);
-    CHECK(fabs(ek_exp(x) - expected) <= 5e-16 * expected);
+    const double expected = exp(-i * 0.01);
+    check_case("exp %g", -i * 0.01);
+    CHECK(fabs(powers[i] - expected) <= 5e-16 * expected);
   }
-  CHECK(ek_exp(0) == 1 && ek_exp(-709) == 0 && ek_exp(-HUGE_VAL) == 0);
+  double ends[] = {0, -708.8, -709, -1e300, -HUGE_VAL};
+  ek_exps(ends, 5);
+  CHECK(ends[0] == 1);
+  for (int i = 1; i < 5; i++) CHECK(ends[i] == 0);
   check_tested(70000, "exp");
 }
 
@@ -48,12 +54,12 @@ typedef struct history {
 } history;
 
 static double weigh(ek_candidate *sorted, size_t count, double temperature) {
-  double sum = 0;
+  long double sum = 0;
   for (size_t i = 0; i < count; i++) {
     sorted[i].weight = exp(((double)sorted[i].logit - (double)sorted[0].logit) / temperature);
     sum += sorted[i].weight;
   }
-  return sum;
+  return (double)sum;
 }
 
 /* What is left, by token, with weights that sum up to 1; *unclear where rounding decides what is. */
@@ -133,6 +139,7 @@ static void test_selection(int cases) {
 static ek_sampler_params random_params(check_rng *rng, size_t vocab) {
   ek_sampler_params p = EK_INIT(ek_sampler_params);
   p.temperature = check_uniform(rng, 0.1f, 2);
+  p.seed = check_bits(rng);
   if (check_below(rng, 2)) p.top_k = 1 + (uint32_t)check_below(rng, (int)(vocab > 80 ? 80 : vocab));
   if (check_below(rng, 4) == 0) p.top_k = 1 + (uint32_t)check_below(rng, (int)vocab + 9);
   if (check_below(rng, 2)) p.top_p = check_uniform(rng, 0.01f, 1);
@@ -143,7 +150,7 @@ static ek_sampler_params random_params(check_rng *rng, size_t vocab) {
 }
 
 static void tell(check_rng *rng, ek_sampler *sampler, size_t vocab, history *told) {
-  told->count = check_below(rng, MOST_TOLD);
+  told->count = check_below(rng, MOST_TOLD - 10);
   for (int i = 0; i < told->count; i++) {
     told->tokens[i] = check_below(rng, (int)(vocab < 20 ? vocab : 20)); /* some twice */
     CHECK(ek_sampler_accept(sampler, told->tokens[i]) == EK_OK);
@@ -155,34 +162,67 @@ static int compare(const ek_sampler_params *p, ek_sampler *sampler, const histor
   int unclear;
   const ek_candidate *left = NULL;
   size_t count = 0;
-  double sum = 0;
+  long double sum = 0;
   const size_t wanted = oracle(p, told, vocab, expected, &unclear);
   CHECK(ek_sampler_distribution(sampler, logits, &left, &count) == EK_OK);
   if (unclear) return 1;
   CHECK(count == wanted && is_same(expected, left, count));
   for (size_t i = 0; i < count; i++) sum += left[i].weight;
   for (size_t i = 0; count == wanted && i < count; i++)
-    CHECK(fabs(left[i].weight / sum - expected[i].weight) <= 1e-12 * expected[i].weight);
+    CHECK(fabs(left[i].weight / (double)sum - expected[i].weight) <= 1e-12 * expected[i].weight);
   return 0;
 }
 
+/* 0 <= x < 1, of SplitMix64. */
+static double next_random(uint64_t *state) {
+  uint64_t z = *state += 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return (double)((z ^ (z >> 31)) >> 11) / 9007199254740992.0;
+}
+
+/* A few choices, told to the history: each is the token in which the random number falls when the probabilities are
+ * laid side by side, by token. Returns in how many rounding decides. */
+static int compare_choices(const ek_sampler_params *p, ek_sampler *sampler, history *told, size_t vocab, int choices) {
+  uint64_t state = p->seed;
+  int unclear_choices = 0;
+  for (int k = 0; k < choices; k++) {
+    int unclear;
+    int32_t token = -1;
+    const size_t left = oracle(p, told, vocab, expected, &unclear);
+    const double random = next_random(&state);
+    double so_far = 0;
+    size_t i = 0;
+    for (; i + 1 < left && so_far + expected[i].weight <= random; i++) so_far += expected[i].weight;
+    unclear |= fabs(so_far - random) < 1e-9 || fabs(so_far + expected[i].weight - random) < 1e-9;
+    CHECK(ek_sampler_choose(sampler, logits, &token) == EK_OK);
+    CHECK(unclear || token == expected[i].token);
+    unclear_choices += unclear;
+    told->tokens[told->count++] = token;
+  }
+  return unclear_choices;
+}
+
 static void test_distributions(int cases) {
-  int unclear = 0;
+  enum { CHOICES = 3 };
+  int unclear = 0, unclear_choices = 0;
   for (int i = 0; i < cases; i++) {
     check_case("distribution %d", i);
     check_rng rng = check_seed("distribution", i);
     const size_t vocab = 1 + (size_t)check_below(&rng, check_below(&rng, 2) ? MOST_VOCAB : 100);
     fill(&rng, logits, vocab, check_below(&rng, 2) ? 0.25f : 0);
+    for (size_t j = 0; i % 3 == 0 && j < vocab; j++) logits[j] -= 40; /* all far below 0 */
     const ek_sampler_params p = random_params(&rng, vocab);
     ek_sampler *sampler = NULL;
     history told;
     CHECK(ek_sampler_create(&p, (uint32_t)vocab, &sampler) == EK_OK);
     tell(&rng, sampler, vocab, &told);
     unclear += compare(&p, sampler, &told, vocab);
+    unclear_choices += compare_choices(&p, sampler, &told, vocab, CHOICES);
     ek_sampler_free(sampler);
   }
   check_case("distributions");
-  CHECK(unclear <= cases / 50 + 1);
+  CHECK(unclear <= cases / 50 + 1 && unclear_choices <= CHOICES * (cases / 50 + 1));
   check_tested(cases, "distributions");
 }
 
@@ -190,6 +230,8 @@ static void test_large(void) {
   const ek_sampler_params all[] = {{.temperature = 1},
                                    {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f},
                                    {.temperature = 1, .top_p = 0.9f},
+                                   {.temperature = 1, .min_p = 0.001f, .top_p = 0.99f, .seed = 7},
+                                   {.temperature = 0.5f, .seed = 9},
                                    {.temperature = 1, .top_k = 100000}};
   check_rng rng = check_seed("large", 0);
   for (size_t i = 0; i < 2 * sizeof all / sizeof *all; i++) {
@@ -200,6 +242,7 @@ static void test_large(void) {
     fill(&rng, logits, GEMMA_VOCAB, i % 2 ? 1 : 0);
     CHECK(ek_sampler_create(&p, GEMMA_VOCAB, &sampler) == EK_OK);
     CHECK(!compare(&p, sampler, &(history){.count = 0}, GEMMA_VOCAB));
+    CHECK(!compare_choices(&p, sampler, &(history){.count = 0}, GEMMA_VOCAB, 2));
     ek_sampler_free(sampler);
   }
   check_tested(2 * sizeof all / sizeof *all, "vocabulary of Gemma");

@@ -21,6 +21,7 @@ struct ek_sampler {
   float *scores;            /* (vocab) logits after the penalty; NULL without one */
   int32_t *tops;            /* (chunks) greatest logit, as ek_order_of has it, of each chunk of 64 */
   ek_candidate *candidates; /* (vocab); NULL where it is greedy */
+  double *weights;          /* (chunks), likewise */
 };
 
 uint32_t ek_sampler_vocab(const ek_sampler *sampler) { return (uint32_t)sampler->vocab; }
@@ -52,13 +53,17 @@ static int is_penalising(const ek_sampler_params *p) {
 
 static int allocate(ek_sampler *s) {
   s->tops = ek_memory_new(s->chunks * sizeof *s->tops);
-  if (s->params.temperature > 0) s->candidates = ek_memory_new(s->vocab * sizeof *s->candidates);
+  if (s->params.temperature > 0) {
+    s->candidates = ek_memory_new(s->vocab * sizeof *s->candidates);
+    s->weights = ek_memory_new(s->chunks * sizeof *s->weights);
+    if (!s->candidates || !s->weights) return 0;
+  }
   if (is_penalising(&s->params)) {
     s->last = malloc(s->params.penalty_last * sizeof *s->last);
     s->scores = ek_memory_new(s->vocab * sizeof *s->scores);
     if (!s->last || !s->scores) return 0;
   }
-  return s->tops && (s->candidates || s->params.temperature == 0);
+  return s->tops != NULL;
 }
 
 ek_status ek_sampler_create(const ek_sampler_params *params, uint32_t vocab, ek_sampler **sampler) {
@@ -90,6 +95,7 @@ void ek_sampler_free(ek_sampler *sampler) {
   free(sampler->scores);
   free(sampler->tops);
   free(sampler->candidates);
+  free(sampler->weights);
   free(sampler);
 }
 
@@ -150,13 +156,10 @@ static int32_t greatest(const ek_sampler *s, const float *values, int32_t best) 
 /* --- filters --- */
 
 /* An order that at least `most` values reach, and few more: as many chunks have tops that do. */
-static int32_t floor_of(ek_sampler *s, size_t most) {
+static int32_t floor_of_most(ek_sampler *s, size_t most) {
   if (most == 0 || most >= s->chunks) return INT32_MIN;
   ek_candidate *tops = s->candidates;
-  for (size_t c = 0; c < s->chunks; c++) {
-    const int32_t bits = s->tops[c] ^ (s->tops[c] >> 31 & 0x7fffffff);
-    memcpy(&tops[c].logit, &bits, sizeof bits);
-  }
+  for (size_t c = 0; c < s->chunks; c++) tops[c].logit = ek_ordered(s->tops[c]);
   const size_t kept = ek_keep_greatest(tops, s->chunks, most);
   int32_t least = INT32_MAX;
   for (size_t i = 0; i < kept; i++) {
@@ -166,29 +169,21 @@ static int32_t floor_of(ek_sampler *s, size_t most) {
   return least;
 }
 
-static size_t gather(ek_sampler *s, const float *values, int32_t least) {
-  size_t count = 0;
-  for (size_t c = 0; c < s->chunks; c++) {
-    if (s->tops[c] < least) continue;
-    const size_t begin = c * CHUNK, end = begin + chunk_length(s, c);
-    for (size_t i = begin; i < end; i++) {
-      if (ek_order_of(values[i]) < least) continue;
-      s->candidates[count++] = (ek_candidate){(int32_t)i, values[i], 1};
-    }
+/* Adds those of a chunk to `count` candidates; returns how many there are then. */
+static size_t gather_chunk(ek_sampler *s, const float *values, int32_t least, size_t chunk, size_t count) {
+  const size_t begin = chunk * CHUNK, end = begin + chunk_length(s, chunk);
+  for (size_t i = begin; i < end; i++) {
+    if (ek_order_of(values[i]) >= least) s->candidates[count++] = (ek_candidate){(int32_t)i, values[i], 1};
   }
   return count;
 }
 
-/* Weights at a temperature; the greatest is 1. Returns their sum. */
-static double weigh(ek_candidate *candidates, size_t count, float temperature) {
-  float best = -HUGE_VALF;
-  double sum = 0;
-  for (size_t i = 0; i < count; i++) best = candidates[i].logit > best ? candidates[i].logit : best;
-  for (size_t i = 0; i < count; i++) {
-    candidates[i].weight = ek_exp(((double)candidates[i].logit - (double)best) / (double)temperature);
-    sum += candidates[i].weight;
+static size_t gather(ek_sampler *s, const float *values, int32_t least) {
+  size_t count = 0;
+  for (size_t c = 0; c < s->chunks; c++) {
+    if (s->tops[c] >= least) count = gather_chunk(s, values, least, c, count);
   }
-  return sum;
+  return count;
 }
 
 static size_t keep_min_p(ek_candidate *candidates, size_t count, double least) {
@@ -199,33 +194,52 @@ static size_t keep_min_p(ek_candidate *candidates, size_t count, double least) {
   return kept;
 }
 
-static ek_status distribution(ek_sampler *s, const float *logits, size_t *count, double *sum) {
-  int32_t best;
+static int has_top_p(const ek_sampler_params *p) { return p->top_p > 0 && p->top_p < 1; }
+
+/* The logit order below which a token has less than the share of the greatest one's weight; roughly, on the safe side.
+ */
+static int32_t floor_of_share(float best, double share) { return ek_order_of((float)(best + log(share) - 0.01)); }
+
+/* Where top_k keeps all: an order that all reach that the other filters keep, and few more. *total: of top_p. What all
+ * tokens below the share (1 - p) total / vocab have together, top_p leaves out. */
+static int32_t floor_of_filters(const ek_sampler *s, const float *values, float best, double *total) {
   const ek_sampler_params *p = &s->params;
-  const float *values = penalise(s, logits);
-  const ek_status status = survey(s, values, &best);
-  if (status != EK_OK) return status;
-  size_t n = gather(s, values, floor_of(s, p->top_k));
+  int32_t least = INT32_MIN;
+  if (p->min_p > 0) least = floor_of_share(best, (double)p->min_p);
+  if (!has_top_p(p)) return least;
+  *total = ek_weight_of(values, s->vocab, best, 1);
+  const int32_t other = floor_of_share(best, (1 - (double)p->top_p * (1 - TOP_P_SLACK)) * *total / (double)s->vocab);
+  return other > least ? other : least;
+}
+
+/* The candidates that are left, weighed; returns the sum of their weights. */
+static double distribution(ek_sampler *s, const float *values, float best, size_t *count) {
+  const ek_sampler_params *p = &s->params;
+  double total = 0;
+  const int32_t least = p->top_k > 0 ? floor_of_most(s, p->top_k) : floor_of_filters(s, values, best, &total);
+  size_t n = gather(s, values, least);
   if (p->top_k > 0) n = ek_keep_greatest(s->candidates, n, p->top_k);
-  const int by_p = p->top_p > 0 && p->top_p < 1;
-  if (by_p || p->min_p > 0) {
-    const double total = weigh(s->candidates, n, 1);
-    if (by_p) n = ek_keep_mass(s->candidates, n, (double)p->top_p * (1 - TOP_P_SLACK) * total);
+  if (has_top_p(p) || p->min_p > 0) {
+    const double sum = ek_weigh(s->candidates, n, best, 1);
+    if (p->top_k > 0) total = sum;
+    if (has_top_p(p)) n = ek_keep_mass(s->candidates, n, (double)p->top_p * (1 - TOP_P_SLACK) * total);
     n = keep_min_p(s->candidates, n, (double)p->min_p);
   }
-  *sum = weigh(s->candidates, n, p->temperature);
   *count = n;
-  return EK_OK;
+  return ek_weigh(s->candidates, n, best, p->temperature);
 }
 
 ek_status ek_sampler_distribution(ek_sampler *sampler, const float *logits, const ek_candidate **candidates,
                                   size_t *count) {
-  double sum;
+  int32_t best;
   if (sampler->params.temperature == 0)
     return ek_fail(EK_BAD_ARGUMENT, "a sampler of temperature 0 has no distribution: it takes the greatest logit");
-  const ek_status status = distribution(sampler, logits, count, &sum);
-  if (status == EK_OK) *candidates = sampler->candidates;
-  return status;
+  const float *values = penalise(sampler, logits);
+  const ek_status status = survey(sampler, values, &best);
+  if (status != EK_OK) return status;
+  (void)distribution(sampler, values, ek_ordered(best), count);
+  *candidates = sampler->candidates;
+  return EK_OK;
 }
 
 /* --- choice --- */
@@ -249,26 +263,48 @@ static int32_t draw(const ek_candidate *candidates, size_t count, double at) {
   return token;
 }
 
+/* From all tokens: the chunk first, by the chunks' weights, then the token in it. */
+static int32_t draw_from_all(ek_sampler *s, const float *values, float best, double random) {
+  const float temperature = s->params.temperature;
+  double sum = 0;
+  for (size_t c = 0; c < s->chunks; c++)
+    sum += s->weights[c] = ek_weight_of(values + c * CHUNK, chunk_length(s, c), best, temperature);
+  double at = random * sum;
+  size_t chunk = 0;
+  for (size_t c = 0; c < s->chunks; c++) {
+    if (s->weights[c] == 0) continue;
+    chunk = c;
+    if (at < s->weights[c]) break;
+    at -= s->weights[c];
+  }
+  const size_t count = gather_chunk(s, values, INT32_MIN, chunk, 0);
+  (void)ek_weigh(s->candidates, count, best, temperature);
+  return draw(s->candidates, count, at);
+}
+
+static int32_t choose(ek_sampler *s, const float *values, int32_t best) {
+  const ek_sampler_params *p = &s->params;
+  if (p->temperature == 0) return greatest(s, values, best);
+  const double random = next_random(&s->random);
+  if (p->top_k == 0 && !has_top_p(p) && p->min_p == 0) return draw_from_all(s, values, ek_ordered(best), random);
+  size_t count;
+  const double sum = distribution(s, values, ek_ordered(best), &count);
+  return draw(s->candidates, count, random * sum);
+}
+
 static void remember(ek_sampler *s, int32_t token) {
   if (s->last) s->last[s->told++ % s->params.penalty_last] = token;
 }
 
 ek_status ek_sampler_choose(ek_sampler *sampler, const float *logits, int32_t *token) {
   if (!sampler || !logits || !token) return ek_fail(EK_BAD_ARGUMENT, "an argument of ek_sampler_choose is NULL");
-  ek_status status;
-  if (sampler->params.temperature == 0) {
-    int32_t best;
-    const float *values = penalise(sampler, logits);
-    status = survey(sampler, values, &best);
-    if (status == EK_OK) *token = greatest(sampler, values, best);
-  } else {
-    size_t count;
-    double sum;
-    status = distribution(sampler, logits, &count, &sum);
-    if (status == EK_OK) *token = draw(sampler->candidates, count, next_random(&sampler->random) * sum);
-  }
-  if (status == EK_OK) remember(sampler, *token);
-  return status;
+  int32_t best;
+  const float *values = penalise(sampler, logits);
+  const ek_status status = survey(sampler, values, &best);
+  if (status != EK_OK) return status;
+  *token = choose(sampler, values, best);
+  remember(sampler, *token);
+  return EK_OK;
 }
 
 ek_status ek_sampler_accept(ek_sampler *sampler, int32_t token) {

@@ -34,6 +34,14 @@ static inline int32_t ek_order_of(float value) {
   return bits ^ (bits >> 31 & 0x7fffffff);
 }
 
+/* The float of an order. */
+static inline float ek_ordered(int32_t order) {
+  float value;
+  order ^= order >> 31 & 0x7fffffff;
+  memcpy(&value, &order, sizeof value);
+  return value;
+}
+
 /* Keeps the `most` greatest logits, in their order; of equal ones the first. Returns how many that is. */
 size_t ek_keep_greatest(ek_candidate *candidates, size_t count, size_t most);
 
@@ -41,8 +49,16 @@ size_t ek_keep_greatest(ek_candidate *candidates, size_t count, size_t most);
  * least `mass`; at least one. */
 size_t ek_keep_mass(ek_candidate *candidates, size_t count, double mass);
 
-/* e to the power of x <= 0, to 2e-16 relative and the same on every machine; 0 below -708. */
-double ek_exp(double x);
+/* ---- weights: e^((logit - best) / temperature); best: the greatest logit */
+
+/* x <= 0 become e to their power, to 4e-16 relative and the same on every machine; 0 below -708.7. */
+void ek_exps(double *x, size_t count);
+
+/* Sets the candidates' weights; returns their sum. */
+double ek_weigh(ek_candidate *candidates, size_t count, float best, float temperature);
+
+/* The sum of the weights alone. */
+double ek_weight_of(const float *logits, size_t count, float best, float temperature);
 
 #ifdef __cplusplus
 }

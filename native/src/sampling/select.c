@@ -79,19 +79,3 @@ size_t ek_keep_greatest(ek_candidate *candidates, size_t count, size_t most) {
 size_t ek_keep_mass(ek_candidate *candidates, size_t count, double mass) {
   return count == 0 ? 0 : keep(candidates, count, find_cut(candidates, count, 1, mass));
 }
-
-double ek_exp(double x) {
-  static const double terms[] = {
-      1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
-      1.0 / 120,       1.0 / 24,       1.0 / 6,       1.0 / 2,      1,           1};
-  if (!(x >= -708)) return 0;
-  /* x = n ln 2 + r with |r| <= ln 2 / 2; n times the upper part of ln 2 is exact */
-  const int n = (int)(x * 1.4426950408889634 - 0.5);
-  const double r = x - n * 0x1.62e42fee00000p-1 - n * 0x1.a39ef35793c76p-33;
-  double sum = 1.0 / 6227020800;
-  for (size_t i = 0; i < sizeof terms / sizeof *terms; i++) sum = sum * r + terms[i];
-  const uint64_t bits = (uint64_t)(n + 1023) << 52;
-  double power;
-  memcpy(&power, &bits, sizeof power);
-  return sum * power;
-}
