@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgekit.inspection import Inspection, inspect
     from edgekit.models.errors import InputError, MissingExtra, TargetError
     from edgekit.pipeline import Artifact, PlanResult, export, plan, quantize
+    from edgekit.pruning import Pruned, prune
     from edgekit.runtimes import Session, load
     from edgekit.target import Target
 
@@ -26,6 +27,7 @@ _HOMES = {
     "Inspection": "inspection",
     "MissingExtra": "models.errors",
     "PlanResult": "pipeline",
+    "Pruned": "pruning",
     "Session": "runtimes",
     "Target": "target",
     "TargetError": "models.errors",
@@ -35,6 +37,7 @@ _HOMES = {
     "inspect": "inspection",
     "load": "runtimes",
     "plan": "pipeline",
+    "prune": "pruning",
     "quantize": "pipeline",
 }
 
@@ -46,6 +49,7 @@ __all__ = [
     "Inspection",
     "MissingExtra",
     "PlanResult",
+    "Pruned",
     "Session",
     "Target",
     "TargetError",
@@ -55,6 +59,7 @@ __all__ = [
     "inspect",
     "load",
     "plan",
+    "prune",
     "quantize",
 ]
 

@@ -113,7 +113,7 @@ assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 
 
 def test_commands_are_those_promised() -> None:
-    assert NAMES == ["quantize", "plan", "export", "eval", "run", "bench", "inspect", "devices"]
+    assert NAMES == ["prune", "quantize", "plan", "export", "eval", "run", "bench", "inspect", "devices"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli import bench, devices, evaluate, export, inspect, plan, quantize, run
+from edgekit.cli import bench, devices, evaluate, export, inspect, plan, prune, quantize, run
 from edgekit.cli.options import Debug, State
 from edgekit.models.errors import InputError, TargetError
 
 COMMANDS = (
+    ("prune", prune),
     ("quantize", quantize),
     ("plan", plan),
     ("export", export),
