@@ -166,3 +166,28 @@ class Context:
 
     def close(self) -> None:
         """Free the cache; a second call does nothing."""
+
+class Sampler:
+    """Chooses tokens: repetition penalty of the last 64, top-k, top-p, min-p, temperature, in this order.
+
+    The same parameters, logits and calls give the same tokens on every machine. For one thread at a time.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        *,
+        temperature: float = 0,
+        top_k: int = 0,
+        top_p: float = 1,
+        min_p: float = 0,
+        repetition_penalty: float = 1,
+        seed: int = 0,
+    ) -> None:
+        """Temperature 0 takes the greatest logit; the other defaults keep all. ValueError for one out of range."""
+
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        """A token drawn from logits (vocab,), which is remembered; ValueError where they are no numbers."""
+
+    def accept(self, token: int) -> None:
+        """Remember a token that was not chosen here, for the repetition penalty."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.models.errors import InputError
-from edgekit.runtimes.sampling import REPETITION_WINDOW, Sampler, Sampling
+from edgekit.runtimes.sampling import Sampler, Sampling
 from edgekit.runtimes.session import Session
 
 Stop = Literal["end", "length", "context"]
@@ -40,23 +39,22 @@ def generate(
     """
     if max_tokens < 1:
         raise InputError(f"{max_tokens} tokens cannot be generated: ask for 1 or more")
-    sampler = Sampler(sampling or Sampling())
+    sampler = Sampler(sampling or Sampling(), session.vocab)
     session.reset()
     logits = session.prefill(prompt)
-    return _pieces(session, logits, sampler, deque(prompt, maxlen=REPETITION_WINDOW), max_tokens)
+    for token in prompt:
+        sampler.accept(token)
+    return _pieces(session, logits, sampler, max_tokens)
 
 
-def _pieces(
-    session: Session, logits: NDArray[np.float32], sampler: Sampler, recent: deque[int], max_tokens: int
-) -> Iterator[Piece]:
+def _pieces(session: Session, logits: NDArray[np.float32], sampler: Sampler, max_tokens: int) -> Iterator[Piece]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     stop: Stop = "length"
     for count in range(1, max_tokens + 1):
-        token = sampler.choose(logits, tuple(recent))
+        token = sampler.choose(logits)
         if token in session.end_tokens:
             stop = "end"
             break
-        recent.append(token)
         yield Piece(token, decoder.decode(session.decode_bytes(token)))
         if count == max_tokens:
             break

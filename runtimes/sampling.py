@@ -1,26 +1,25 @@
-"""Choose the next token: repetition penalty, top-k, top-p, min-p, temperature, in this order (llama.cpp's)."""
+"""Choose the next token as libedgekit does, whatever runtime the logits are of."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit import _native
 from edgekit.models.errors import InputError
 
-_STRIPE = 64  # scores of which one maximum is taken
-REPETITION_WINDOW = 64  # how many of the last tokens the repetition penalty looks at
+_LEAST, _MOST = (float(value) for value in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))  # as C takes them
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How to choose the next token. InputError where a value is out of range.
 
-    temperature: 0 takes the likeliest token. top_k: 0 keeps all. top_p (nucleus, arXiv 1904.09751): 1 keeps all.
-    min_p (arXiv 2407.01082): 0 keeps all. repetition_penalty (arXiv 1909.05858, section 4.1): 1 is none.
+    The options apply in this order: repetition_penalty (arXiv 1909.05858, section 4.1; 1 is none) to the last 64
+    tokens, top_k (0 keeps all), top_p (nucleus, arXiv 1904.09751; 1 keeps all), min_p (arXiv 2407.01082; 0 keeps all),
+    which all see the distribution at temperature 1, then temperature to what they leave (0 takes the likeliest token).
     """
 
     temperature: float = 0.8
@@ -32,97 +31,38 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, value, ok, allowed in (
-            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more"),
-            ("top-k", self.top_k, self.top_k >= 0, "0 (all) or more"),
-            ("top-p", self.top_p, 0 < self.top_p <= 1, "more than 0, at most 1"),
+            ("temperature", self.temperature, 0 <= self.temperature <= _MOST, "0 or more, a float32"),
+            ("top-k", self.top_k, 0 <= self.top_k < 2**32, "0 (all) or more"),
+            ("top-p", self.top_p, _LEAST <= self.top_p <= 1, "more than 0, at most 1"),
             ("min-p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "more than 0"),
-            ("seed", self.seed, self.seed >= 0, "0 or more"),
+            ("repetition penalty", self.repetition_penalty, _LEAST <= self.repetition_penalty <= _MOST, "more than 0"),
+            ("seed", self.seed, 0 <= self.seed < 2**64, "0 to 2^64 - 1"),
         ):
             if not ok:
                 raise InputError(f"{name} {value} is out of range: give {allowed}")
 
 
 class Sampler:
-    """Draws tokens with one seeded generator: the same seed and logits give the same tokens."""
+    """Draws tokens with one seeded generator: the same options, logits and calls give the same tokens everywhere."""
 
-    def __init__(self, options: Sampling) -> None:
-        self._options = options
-        self._random = np.random.default_rng(options.seed)
+    def __init__(self, options: Sampling, vocab: int) -> None:
+        self._chooser = _native.Sampler(
+            vocab,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            seed=options.seed,
+        )
 
-    def choose(self, logits: NDArray[np.float32], recent: Sequence[int] = ()) -> int:
-        """A token drawn from logits (vocab,), given the tokens before it (the latest last)."""
-        tokens, probabilities = distribution(logits, self._options, recent)
-        if len(tokens) == 1:
-            return int(tokens[0])
-        edges = np.cumsum(probabilities)
-        # `edges` ends a rounding error away from 1: the last token takes what is left.
-        index = int(np.searchsorted(edges, self._random.random() * edges[-1], side="right"))
-        return int(tokens[min(index, len(tokens) - 1)])
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        """A token drawn from logits (vocab,), remembered for the penalty. InputError where they are not numbers."""
+        try:
+            return self._chooser.choose(logits)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
-
-def distribution(
-    logits: NDArray[np.float32], options: Sampling, recent: Sequence[int] = ()
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The tokens that remain (likeliest first, ties by id) and their probabilities, float64, summing to 1.
-
-    The filters see the distribution at temperature 1; the temperature is applied to what they leave.
-    Raises InputError where the logits are not numbers.
-    """
-    scores = penalise(logits, recent[-REPETITION_WINDOW:], options.repetition_penalty)
-    if not math.isfinite(scores.max()):
-        raise InputError("the model's output is not a number: the file or its checkpoint is damaged")
-    if options.temperature == 0:
-        return np.array([scores.argmax()]), np.ones(1)
-    tokens = largest(scores, options.top_k or len(scores))
-    scores = scores[tokens]
-    probabilities = softmax(scores)
-    kept = count_top_p(probabilities, options.top_p)
-    kept = min(kept, count_min_p(probabilities, options.min_p))
-    return tokens[:kept], softmax(scores[:kept] / options.temperature)
-
-
-def penalise(logits: NDArray[np.float32], recent: Sequence[int], penalty: float) -> NDArray[np.float64]:
-    """Logits (float64) with those of recent tokens made less likely: divided where positive, else multiplied."""
-    scores = logits.astype(np.float64)
-    if penalty != 1 and len(recent):
-        seen = np.unique(np.asarray(recent))
-        scores[seen] = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
-    return scores
-
-
-def largest(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """The indices of the `count` largest scores, descending; the lower index first (and kept) among equals."""
-    if count >= len(scores):
-        return np.argsort(-scores, kind="stable")
-    candidates = np.flatnonzero(scores >= _bound(scores, count))
-    values = scores[candidates]
-    return candidates[np.argsort(-values, kind="stable")[:count]]
-
-
-def _bound(scores: NDArray[np.float64], count: int) -> float:
-    """A score that at least `count` are not below, and not many more."""
-    stripes = len(scores) // _STRIPE
-    if stripes >= count:  # each stripe holds one that is its maximum
-        maxima = scores[: stripes * _STRIPE].reshape(_STRIPE, stripes).max(axis=0)
-        return float(np.partition(maxima, -count)[-count])
-    return float(np.partition(scores, -count)[-count])
-
-
-def count_top_p(probabilities: NDArray[np.float64], p: float) -> int:
-    """How many of the (descending) probabilities make up the smallest prefix whose sum is at least p."""
-    if p >= 1:
-        return len(probabilities)
-    return min(int(np.searchsorted(np.cumsum(probabilities), p)) + 1, len(probabilities))
-
-
-def count_min_p(probabilities: NDArray[np.float64], p: float) -> int:
-    """How many of the (descending) probabilities are at least p times the first."""
-    return int(np.count_nonzero(probabilities >= p * probabilities[0]))
-
-
-def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities of scores, float64."""
-    weights = np.exp(scores - scores.max())
-    normalised: NDArray[np.float64] = weights / weights.sum()
-    return normalised
+    def accept(self, token: int) -> None:
+        """Remember a token that was not chosen here, as those of the prompt."""
+        self._chooser.accept(token)

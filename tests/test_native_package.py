@@ -13,6 +13,9 @@ import pytest
 from sample_gguf import write_sample_gguf
 from test_native import BUILD, NATIVE, built, demand, run, tool
 
+from edgekit.runtimes import native
+from edgekit.runtimes.generate import generate as generate_pieces
+from edgekit.runtimes.sampling import Sampling
 from edgekit.runtimes.torch_reference import load
 
 CONSUMER = Path(__file__).parent / "assets" / "consumer"
@@ -103,8 +106,8 @@ def test_pages_of_16_kib() -> None:
     assert alignments == {16384}
 
 
-def generate(model: Path, count: object, *ids: object) -> subprocess.CompletedProcess[str]:
-    return run(built("native") / "generate", model, count, 0, *ids)
+def generate(model: Path, count: object, *ids: object, temperature: float = 0) -> subprocess.CompletedProcess[str]:
+    return run(built("native") / "generate", model, count, temperature, *ids)
 
 
 def greedy(model: Path, count: int) -> list[int]:
@@ -129,6 +132,18 @@ def test_the_example_generates(model: Path) -> None:
         check=True,
     )
     assert [int(line) for line in read.stdout.split()] == tokens
+
+
+def test_c_and_python_draw_the_same_tokens(model: Path) -> None:
+    """The example's options are top_k 40 and seed 0."""
+    drawn = [int(line) for line in demand(generate(model, 40, *PROMPT, temperature=0.8)).split()]
+    session = native.load(model, context=None, threads=2)
+    sampling = Sampling(temperature=0.8, top_k=40, top_p=1, min_p=0, seed=0)
+    pieces = list(generate_pieces(session, PROMPT, max_tokens=40, sampling=sampling))
+    session.close()
+    tokens = [piece.token for piece in pieces if piece.token is not None]
+    assert drawn[: len(tokens)] == tokens and len(tokens) > 4  # the example goes on after an end token
+    assert drawn != [int(line) for line in demand(generate(model, 40, *PROMPT)).split()]
 
 
 @pytest.mark.parametrize(

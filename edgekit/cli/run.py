@@ -44,7 +44,8 @@ def command(
 ) -> None:
     """Generate text, streamed to stdout.
 
-    A chat template is applied where the file has one, unless --raw.
+    A chat template is applied where the file has one, unless --raw. The same seed draws the same tokens from the same
+    logits, whatever the runtime.
     """
     from edgekit import runtimes
     from edgekit.runtimes.chat import prompt_tokens

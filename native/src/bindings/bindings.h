@@ -14,6 +14,7 @@ void bind_formats(nb::module_ &m);
 void bind_quantize(nb::module_ &m);
 void bind_model(nb::module_ &m);
 void bind_context(nb::module_ &m);
+void bind_sampler(nb::module_ &m);
 void bind_bandwidth(nb::module_ &m);
 
 std::string shape_of(const Array &array); // "(2, 3)"

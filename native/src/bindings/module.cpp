@@ -24,5 +24,6 @@ NB_MODULE(_native, m) {
   bind_quantize(m);
   bind_model(m);
   bind_context(m);
+  bind_sampler(m);
   bind_bandwidth(m);
 }
