@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -296,6 +297,40 @@ def test_sessions_give_the_memory_back(path: Path) -> None:
         if count == 4:
             before = resident()
     assert resident() - before < 8_000_000  # 25 models of 4 MB each, and their caches
+
+
+RESIDENT = """
+import json, sys
+from edgekit import _native
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS:"))
+
+before = resident()
+model = _native.Model(sys.argv[1], threads=2)
+context = _native.Context(model, positions=512)
+loaded, cache = resident(), context.cache_bytes()[0]
+import numpy as np
+start = resident() - loaded + before
+context.prefill(0, np.arange(2, 512, dtype=np.int32), np.empty((1, model.vocab), np.float32))
+print(json.dumps([loaded - before, cache, resident() - start, context.cache_bytes()[0]]))
+"""
+
+
+def test_memory_is_the_file_and_the_cache(tmp_path: Path) -> None:
+    """In a process of its own: packed weights take the place of the file's pages, and no second copy is left."""
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("this system does not tell its resident memory")
+    path = write_plain(tmp_path / "model.gguf", "f16")
+    file = path.stat().st_size
+    assert file > 12e6
+    run = subprocess.run(
+        [sys.executable, "-c", RESIDENT, str(path)], capture_output=True, text=True, timeout=120, check=True
+    )
+    loaded, empty_cache, used, full_cache = json.loads(run.stdout)
+    assert 0.8 * file < loaded <= file + empty_cache + 4e6
+    assert used <= file + full_cache + 64e6  # scratch for a micro-batch of 512 tokens, too
 
 
 @pytest.fixture(scope="module")
