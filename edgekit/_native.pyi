@@ -162,7 +162,9 @@ class Context:
         """Allocated now, at most so far, and of those allocated what sequences share."""
 
     def cancel(self) -> None:
-        """The call that another thread has under way raises Cancelled before its next micro-batch."""
+        """The call that another thread has under way raises Cancelled: a prefill before its next micro-batch, a decode
+        before its next layer, with the sequences as they were.
+        """
 
     def close(self) -> None:
         """Free the cache; a second call does nothing."""
