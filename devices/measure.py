@@ -38,7 +38,7 @@ def measure(
     start = clock()
     session = load(model, runtime=runtime, context=prompt_tokens + gen_tokens, threads=threads, cache=cache)
     try:
-        _ = session.end_tokens  # opens the tokenizer, which some runtimes put off until it is asked for
+        _ = session.bos  # opens the tokenizer, which some runtimes put off until it is asked for
         load_s = clock() - start
         prompt = prompt_ids(session, prompt_tokens)
         start = clock()

@@ -255,7 +255,7 @@ EK_API ek_status ek_sampler_accept(ek_sampler *sampler, int32_t token);
 typedef int ek_token_fn(void *user, int32_t token);
 
 /* Appends `prompt_count` >= 1 tokens to a sequence, also told to the sampler, and generates up to `most` tokens, each
- * given to on_token (which may be NULL); the last is `most`th or one of the `end_count` tokens in `ends`.
+ * given to on_token (which may be NULL); the last is the `most`th or one of the `end_count` tokens in `ends`.
  * *generated (generated may be NULL) counts the tokens given to on_token, after every failure too. All of them but the
  * last are then in the sequence: begin the next prompt with that one. One thread at a time, of the context and of the
  * sampler.
