@@ -30,28 +30,34 @@ def max_file_bytes(
     """
     if not (math.isfinite(tps) and tps > 0):
         raise InputError(f"--tps {tps} is out of range: give a number of tokens per second above 0")
-    if not 0 < share <= 1:
-        raise InputError(f"a share of {share} of the device's memory is out of range: give more than 0 and at most 1")
-    if not 1 <= context <= spec.context:
-        raise InputError(f"--context {context} is out of range: this model takes 1 to {spec.context}")
-    beside = overhead_bytes(spec, context)
-    by_ram = int(share * device.ram_bytes) - beside
-    if by_ram <= 0:
-        raise InputError(
-            f"a context of {context} takes {beside / 1e6:.0f} MB, and {share:.0%} of {device.name}'s memory is "
-            f"{share * device.ram_bytes / 1e6:.0f} MB: choose a shorter --context"
-        )
+    by_ram = file_bytes_by_ram(device, spec, context=context, share=share)
     read_share = 1 - lookup_parameters(spec) / parameters(spec)
     by_bandwidth = int(device.bandwidth_bytes_per_s / tps / read_share)
-    if by_ram < by_bandwidth:
-        text = (
-            f"{share:.0%} of {device.name}'s {device.ram_bytes / 1e9:.1f} GB, less {beside / 1e6:.0f} MB for a context "
-            f"of {context} and the program, leave {by_ram / 1e6:.0f} MB"
-        )
-        return FileLimit(by_ram, "ram", text)
+    if by_ram.bytes < by_bandwidth:
+        return by_ram
     looked_up = "" if read_share == 1 else f", {1 - read_share:.0%} of it an embedding table that is not read whole"
     text = (
         f"{tps:g} tokens/s at {device.bandwidth_bytes_per_s / 1e9:.1f} GB/s of {device.name}'s memory allow "
         f"{by_bandwidth / 1e6:.0f} MB{looked_up}"
     )
     return FileLimit(by_bandwidth, "bandwidth", text)
+
+
+def file_bytes_by_ram(device: Device, spec: ModelSpec, *, context: int = 4096, share: float = 0.5) -> FileLimit:
+    """`max_file_bytes` without the second limit, that of the bandwidth."""
+    if not 0 < share <= 1:
+        raise InputError(f"a share of {share} of the device's memory is out of range: give more than 0 and at most 1")
+    if not 1 <= context <= spec.context:
+        raise InputError(f"--context {context} is out of range: this model takes 1 to {spec.context}")
+    beside = overhead_bytes(spec, context)
+    left = int(share * device.ram_bytes) - beside
+    if left <= 0:
+        raise InputError(
+            f"a context of {context} takes {beside / 1e6:.0f} MB, and {share:.0%} of {device.name}'s memory is "
+            f"{share * device.ram_bytes / 1e6:.0f} MB: choose a shorter --context"
+        )
+    text = (
+        f"{share:.0%} of {device.name}'s {device.ram_bytes / 1e9:.1f} GB, less {beside / 1e6:.0f} MB for a context "
+        f"of {context} and the program, leave {left / 1e6:.0f} MB"
+    )
+    return FileLimit(left, "ram", text)

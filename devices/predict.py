@@ -9,8 +9,17 @@ from edgekit.devices.profile import Device
 from edgekit.models.spec import ModelSpec
 from edgekit.runtimes.attention_cache import MICRO_BATCH, cache_bytes
 
-__all__ = ["Prediction", "cache_bytes", "lookup_parameters", "parameters", "predict_decode", "ram_bytes"]
+__all__ = [
+    "Prediction",
+    "cache_bytes",
+    "lookup_parameters",
+    "parameters",
+    "predict_decode",
+    "ram_bytes",
+    "seconds_per_weight",
+]
 
+BLOCK = 32  # weights: what a profile's cycles_per_block are for
 PROCESS_BYTES = 64 << 20  # the program itself: libraries, tokenizer, scratch
 
 
@@ -45,6 +54,14 @@ def predict_decode(device: Device, spec: ModelSpec, read_bytes: int, *, position
         f"{device.bandwidth_bytes_per_s / 1e9:.1f} GB/s that the memory gives (a prediction)"
     )
     return Prediction(seen / total, ceiling, "compute", text)
+
+
+def seconds_per_weight(device: Device) -> dict[str, float]:
+    """The arithmetic of one weight by type, all cores at work; empty where the profile has no figures."""
+    if device.clock_hz is None:
+        return {}
+    blocks_per_s = device.cores * device.clock_hz
+    return {name: cycles / blocks_per_s / BLOCK for name, cycles in device.cycles_per_block.items()}
 
 
 def ram_bytes(spec: ModelSpec, file_bytes: int, context: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from edgekit.runtimes.session import available_cores
 
 _PROFILES = Path(__file__).parent / "profiles"
 _REQUIRED = ("title", "isa", "cores", "ram_bytes", "bandwidth_bytes_per_s", "sources")
-_KEYS = frozenset((*_REQUIRED, "llama_cpp_bytes_per_s", "host"))
+_COMPUTE = ("clock_hz", "cycles_per_block")  # both or neither
+_KEYS = frozenset((*_REQUIRED, "llama_cpp_bytes_per_s", *_COMPUTE, "host"))
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Device:
     bandwidth_bytes_per_s: float  # that decoding can use
     sources: Mapping[str, str]
     llama_cpp_bytes_per_s: float | None = None  # that llama.cpp's decoding was seen to reach; less where it computes
+    clock_hz: float | None = None
+    cycles_per_block: Mapping[str, float] = field(default_factory=dict)  # by type: 32 weights times one token, one core
 
 
 def device_names() -> tuple[str, ...]:
@@ -67,6 +70,7 @@ def _device(name: str, table: Mapping[str, Any], path: Path) -> Device:
     if unsourced:
         raise InputError(f"{path}: [sources] says nothing of {', '.join(sorted(unsourced))}: add where it comes from")
     reached = "llama_cpp_bytes_per_s"
+    clock, cycles = _compute(table, path)
     return Device(
         name=name,
         title=_text(table, "title", path),
@@ -76,7 +80,25 @@ def _device(name: str, table: Mapping[str, Any], path: Path) -> Device:
         bandwidth_bytes_per_s=_number(table, "bandwidth_bytes_per_s", 1e7, 1e14, path),
         sources=dict(sources),
         llama_cpp_bytes_per_s=_number(table, reached, 1e6, 1e14, path) if reached in table else None,
+        clock_hz=clock,
+        cycles_per_block=cycles,
     )
+
+
+def _compute(table: Mapping[str, Any], path: Path) -> tuple[float | None, dict[str, float]]:
+    """The clock and the cycles by type; nothing where the profile has neither."""
+    if not any(key in table for key in _COMPUTE):
+        return None, {}
+    _check_keys(table, _COMPUTE, path)
+    cycles = table["cycles_per_block"]
+    if not (isinstance(cycles, dict) and cycles):
+        raise InputError(f"{path}: cycles_per_block must be a table of numbers, one for each type")
+    unsourced = set(_COMPUTE) - table["sources"].keys()
+    if unsourced:
+        raise InputError(f"{path}: [sources] says nothing of {', '.join(sorted(unsourced))}: add where it comes from")
+    return _number(table, "clock_hz", 1e6, 1e11, path), {
+        name: _number(cycles, name, 0.01, 1e4, path) for name in cycles
+    }
 
 
 def _host(name: str, table: Mapping[str, Any], path: Path) -> Device:

@@ -130,24 +130,27 @@ def frontier(
 
 
 def _matrix(sensitivity: Sensitivity, budget: Budget) -> _Matrix:
-    candidates = _admitted(sensitivity, budget.formats)
+    candidates = admitted(sensitivity, budget.formats)
     if budget.max_bpw is None:
         costs = [candidate.bytes for candidate in candidates]
     else:  # bits per weight are counted without the padding
         costs = [format_of(candidate.format).bytes(*sensitivity.shape) for candidate in candidates]
     kls = np.array([candidate.kl for candidate in candidates], dtype=np.float64)
-    if not np.all(np.isfinite(kls)):
-        raise InputError(f'the predicted KL of "{sensitivity.name}" is not a finite number: the calibration failed')
     return _Matrix(sensitivity.name, candidates, np.array(costs, dtype=np.float64), kls)
 
 
-def _admitted(sensitivity: Sensitivity, formats: tuple[str, ...]) -> tuple[Candidate, ...]:
-    """The candidates of those names; all, where none of them carries the matrix and others stand in."""
-    admitted = tuple(candidate for candidate in sensitivity.candidates if candidate.format in formats)
-    if not admitted and formats and sensitivity.shape[1]:
+def admitted(sensitivity: Sensitivity, formats: tuple[str, ...]) -> tuple[Candidate, ...]:
+    """The candidates of those names; all, where none of them carries the matrix and others stand in.
+
+    Raises InputError where a KL is not a finite number.
+    """
+    if not all(math.isfinite(candidate.kl) for candidate in sensitivity.candidates):
+        raise InputError(f'the predicted KL of "{sensitivity.name}" is not a finite number: the calibration failed')
+    named = tuple(candidate for candidate in sensitivity.candidates if candidate.format in formats)
+    if not named and formats and sensitivity.shape[1]:
         stand_ins = {fallback(name, sensitivity.shape[1]).name for name in formats}
-        admitted = tuple(candidate for candidate in sensitivity.candidates if candidate.format in stand_ins)
-    return admitted or sensitivity.candidates
+        named = tuple(candidate for candidate in sensitivity.candidates if candidate.format in stand_ins)
+    return named or sensitivity.candidates
 
 
 def _limit(sensitivities: Sequence[Sensitivity], budget: Budget, fixed_bytes: int) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit import _native
 from edgekit.devices import host
-from edgekit.devices.budget import max_file_bytes
+from edgekit.devices.budget import file_bytes_by_ram, max_file_bytes
 from edgekit.devices.predict import (
     cache_bytes,
     lookup_parameters,
@@ -18,10 +18,12 @@ from edgekit.devices.predict import (
     parameters,
     predict_decode,
     ram_bytes,
+    seconds_per_weight,
 )
 from edgekit.devices.profile import Device, device_names, load_device
 from edgekit.models.errors import InputError
 from edgekit.models.spec import ModelSpec, Rope
+from edgekit.quant.formats import FORMATS
 
 SPEC = ModelSpec(
     family="llama",
@@ -49,6 +51,12 @@ cores = "counted"
 ram_bytes = "printed on it"
 bandwidth_bytes_per_s = "an estimate"
 """
+COMPUTE = """clock_hz = 1e9
+cycles_per_block = { q4_0 = 5, q8_0 = 4.5 }
+[sources]
+clock_hz = "printed on it"
+cycles_per_block = "counted"
+"""
 
 
 def test_the_profiles_that_come_along() -> None:
@@ -61,6 +69,9 @@ def test_every_figure_has_a_source(name: str) -> None:
     assert device.name == name
     assert {"isa", "cores", "ram_bytes", "bandwidth_bytes_per_s"} <= device.sources.keys()
     assert ("llama_cpp_bytes_per_s" in device.sources) == (device.llama_cpp_bytes_per_s is not None)
+    assert ("cycles_per_block" in device.sources) == bool(device.cycles_per_block)
+    assert ("clock_hz" in device.sources) == (device.clock_hz is not None)
+    assert set(device.cycles_per_block) in (set(), {format.name for format in FORMATS})
     assert all(len(text) > 5 for text in device.sources.values())
     assert device.llama_cpp_bytes_per_s is None or device.llama_cpp_bytes_per_s <= device.bandwidth_bytes_per_s
 
@@ -106,6 +117,8 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     assert (device.bandwidth_bytes_per_s, device.llama_cpp_bytes_per_s) == (4e9, None)
     path.write_text(PROFILE.replace("[sources]", "llama_cpp_bytes_per_s = 2e9\n[sources]"))
     assert load_device(str(path)).llama_cpp_bytes_per_s == 2e9
+    path.write_text(PROFILE.replace("[sources]", COMPUTE))
+    assert load_device(path).clock_hz == 1e9 and load_device(path).cycles_per_block == {"q4_0": 5.0, "q8_0": 4.5}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +140,10 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
         ('cores = "counted"', "", r"\[sources\] says nothing of cores"),
         ('cores = "counted"', "cores = 3", "sources must be"),
         ("[sources]", "[sources", "not a TOML file"),
+        ("[sources]", "clock_hz = 1e9\n[sources]", "has no cycles_per_block"),
+        ("[sources]", COMPUTE.replace("{ q4_0 = 5, q8_0 = 4.5 }", "5"), "cycles_per_block must be a table"),
+        ("[sources]", COMPUTE.replace("4.5", "0"), "q8_0 must be a number"),
+        ("[sources]", COMPUTE.replace('clock_hz = "printed on it"', ""), r"\[sources\] says nothing of clock_hz"),
     ],
 )
 def test_a_profile_with_a_mistake(old: str, new: str, message: str, tmp_path: Path) -> None:
@@ -196,6 +213,17 @@ def test_the_file_that_memory_allows() -> None:
     assert ram_bytes(SPEC, limit.bytes, 4096) == 500_000_000
     assert max_file_bytes(DEVICE, SPEC, tps=1, context=8192).bytes < limit.bytes
     assert max_file_bytes(DEVICE, SPEC, tps=1, share=0.8).bytes == limit.bytes + 300_000_000
+
+
+def test_the_file_that_memory_allows_however_fast_it_is_read() -> None:
+    assert max_file_bytes(DEVICE, SPEC, tps=1000).bound_by == "bandwidth"
+    assert file_bytes_by_ram(DEVICE, SPEC) == max_file_bytes(DEVICE, SPEC, tps=1)
+
+
+def test_arithmetic_by_hand() -> None:
+    assert seconds_per_weight(DEVICE) == {}
+    device = replace(DEVICE, clock_hz=1e9, cycles_per_block={"q4_0": 4.0, "q8_0": 3.2})
+    assert seconds_per_weight(device) == pytest.approx({"q4_0": 4 / 32 / 4e9, "q8_0": 3.2 / 32 / 4e9})
 
 
 @pytest.mark.parametrize(
