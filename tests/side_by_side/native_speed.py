@@ -132,8 +132,8 @@ def measure(setting: Setting, progress: tqdm[Any]) -> dict[str, Row]:
         "prefill": row(f"prefill of {setting.prompt}", "tok/s", "prefill", start),
         "decode": row("decode from depth 0", "tok/s", "decode", start),
         "decode_deep": row(f"decode from depth {setting.depth}, q8_0 cache", "tok/s", "decode", deep),
-        "read": row("memory read", "GB/s", "read", start),
-        "read_best": row("memory read, best of a round", "GB/s", "read_best", start),
+        "read": row("memory read: median of a round", "GB/s", "read", start),
+        "read_best": row("best of a round", "GB/s", "read_best", start),
         **measure_prompt(setting.path, setting.ids[:DEPTH], setting.threads, setting.rounds, progress),
     }
 

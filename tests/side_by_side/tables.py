@@ -45,11 +45,11 @@ def print_result(result: dict[str, Any]) -> None:
     print(f"Median (least to most) of {result['rounds']} rounds in turns; ratio: median of the rounds' own\n")
     print(f"{'':40}{'':7}" + "".join(f"{side:27}" for side in sides) + "native is faster")
     for each in rows.values():
-        shown = [each["samples"].get(side, each["samples"].get(MEMORY, []) if side == NATIVE else []) for side in sides]
+        if NATIVE not in each["samples"]:
+            continue
+        cells = "".join(f"{_cell(each['samples'].get(side, [])):27}" for side in sides)
         ratios = "".join(f"{each['ratios'][side]:.2f} x than {side}  " for side in sides if side in each["ratios"])
-        print(
-            f"{each['label']:40}{each['unit']:7}{''.join(f'{_cell(values):27}' for values in shown)}{ratios}".rstrip()
-        )
+        print(f"{each['label']:40}{each['unit']:7}{cells}{ratios}".rstrip())
     print()
     for sentence in (*_bandwidth(result), *_prompt(rows), *_memory(result), *_conditions(result)):
         print(sentence)
@@ -63,13 +63,16 @@ def _cell(values: list[float]) -> str:
 
 
 def _bandwidth(result: dict[str, Any]) -> list[str]:
-    start = f"A token from depth 0 reads {bytes_text(result['decode_bytes'])} of weights: "
-    shares = (
-        f"{side} {share['gb_per_s']:.1f} GB/s, {share['of_median']:.0%} of the memory's median and "
-        f"{share['of_best']:.0%} of its best"
-        for side, share in result["bandwidth"].items()
-    )
-    return [start + "; ".join(shares)]
+    """The memory, and what decoding reaches of it."""
+    rows = [result["rows"][key] for key in ("read", "read_best")]
+    reads = "; ".join(f"{each['label']} {_cell(each['samples'][MEMORY])} {each['unit']}" for each in rows)
+    sentences, weights = [reads[0].upper() + reads[1:]], bytes_text(result["decode_bytes"])
+    for side, share in result["bandwidth"].items():
+        sentences.append(
+            f"{side} decodes from depth 0 at {share['gb_per_s']:.1f} GB/s of weights ({weights} a token): "
+            f"{share['of_median']:.0%} of the memory's median, {share['of_best']:.0%} of its best"
+        )
+    return sentences
 
 
 def _prompt(rows: dict[str, Any]) -> list[str]:
