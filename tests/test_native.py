@@ -41,7 +41,18 @@ CASES_UNDER_QEMU = "20"
 # every level alone. test_native_accuracy.py decodes on all three.
 ON_ONE = tuple(
     f"{name}_test"
-    for name in ("api", "api_calls", "cache", "decoder", "gguf", "model", "model_refusals", "pool", "quantize", "sampler")
+    for name in (
+        "api",
+        "api_calls",
+        "cache",
+        "decoder",
+        "gguf",
+        "model",
+        "model_refusals",
+        "pool",
+        "quantize",
+        "sampler",
+    )
 )
 CASES_OF_MODELS = "4"
 EMULATED = [
