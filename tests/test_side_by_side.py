@@ -50,7 +50,7 @@ def llama_bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(model: Path, llama_bench: Path) -> tuple[str, dict[str, Any]]:
     """What it prints, and its JSON."""
     written = llama_bench.with_name("result.json")
-    done = native_speed(model, "--rounds", ROUNDS, "--threads", 2, "--json", written, LLAMA_BENCH=str(llama_bench))
+    done = native_speed(model, "--rounds", ROUNDS, "--threads", 1, "--json", written, LLAMA_BENCH=str(llama_bench))
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(written.read_text())
 
@@ -75,7 +75,7 @@ def test_every_quantity_has_a_sample_from_each_round(run: tuple[str, dict[str, A
             assert all(value >= 0 if key == "cancel" else value > 0 for value in values)
     # The sample's context of 1024 does not hold 4096 tokens: decoding begins where all rounds of it fit.
     assert result["rows"]["decode_deep"]["label"] == f"decode from depth {1024 - ROUNDS * 32}, q8_0 cache"
-    assert (result["rounds"], result["threads"], result["file_bytes"]) == (ROUNDS, 2, model.stat().st_size)
+    assert (result["rounds"], result["threads"], result["file_bytes"]) == (ROUNDS, 1, model.stat().st_size)
     assert result["versions"].keys() == {"edgekit", "llama-cpp-python"}
     assert 0 <= result["others_share"] <= 1
 
@@ -113,7 +113,7 @@ def test_memory_is_that_of_a_process_of_its_own(run: tuple[str, dict[str, Any]])
 def test_llama_bench_takes_its_turn_in_each_round(
     run: tuple[str, dict[str, Any]], llama_bench: Path, model: Path
 ) -> None:
-    start = f"-m {model} -t 2 -r 1 -o json"
+    start = f"-m {model} -t 1 -r 1 -o json"
     calls = Path(f"{llama_bench}.log").read_text().splitlines()
     depth = 1024 - ROUNDS * 32
     assert (
@@ -149,9 +149,18 @@ def test_turns_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
         (["MODEL", "--rounds", "0"], "--rounds 0 is out of range"),
         (["MODEL", "--rounds", "40"], "has a context of 1024 tokens: 1312 are needed for 40 rounds"),
         (["MODEL", "--threads", "0"], "--threads 0 is out of range"),
-        (["MODEL", "--rounds", "1", "--llama-bench", "/bin/false"], "/bin/false does not do what llama-bench does"),
-        (["MODEL", "--rounds", "1", "--llama-bench", "/bin/true"], "/bin/true does not do what llama-bench does"),
-        (["MODEL", "--rounds", "1", "--llama-bench", "nowhere"], "nowhere does not do what llama-bench does"),
+        (
+            ["MODEL", "--rounds", "1", "--threads", "1", "--llama-bench", "/bin/false"],
+            "/bin/false does not do what llama-bench does",
+        ),
+        (
+            ["MODEL", "--rounds", "1", "--threads", "1", "--llama-bench", "/bin/true"],
+            "/bin/true does not do what llama-bench does",
+        ),
+        (
+            ["MODEL", "--rounds", "1", "--threads", "1", "--llama-bench", "nowhere"],
+            "nowhere does not do what llama-bench does",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_sentence(arguments: list[str], sentence: str, model: Path) -> None:
