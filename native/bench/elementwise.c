@@ -38,6 +38,9 @@ static void call(const bench_row *row, vectors *v) {
   case BENCH_rope_adjacent: /* by less than they would grow in the course of it */
     for (int i = 0; i < COUNT; i += HEAD) ((ek_rope_halves_fn *)kernel)(v->a + i, HEAD / 2, v->scales, v->scales + 64);
     break;
+  case BENCH_hadamard:
+    for (int i = 0; i < COUNT; i += HEAD) ((ek_hadamard_fn *)kernel)(v->a + i, HEAD);
+    break;
   case BENCH_swiglu:
   case BENCH_geglu:
     ((ek_swiglu_fn *)kernel)(v->a, v->b, COUNT, v->c);
@@ -57,6 +60,7 @@ static double bytes_of(bench_operation operation) {
     return one + COUNT + COUNT / 256 * 4 + COUNT / 16 * 2;
   case BENCH_rope_halves:
   case BENCH_rope_adjacent:
+  case BENCH_hadamard:
   case BENCH_softmax:
     return 2 * one;
   default:
@@ -77,7 +81,8 @@ static void run(void *context) {
 
 void bench_elementwise(const bench_machine *machine, const bench_row *row, bench_result *result) {
   const unsigned threads = ek_pool_threads(machine->pool);
-  const int is_rope = row->operation == BENCH_rope_halves || row->operation == BENCH_rope_adjacent;
+  const int of_heads =
+      row->operation == BENCH_rope_halves || row->operation == BENCH_rope_adjacent || row->operation == BENCH_hadamard;
   job j = {.machine = machine, .row = row, .tasks = machine->emulated ? threads : 8 * (size_t)threads};
   j.vectors = bench_memory(threads * sizeof *j.vectors);
   for (unsigned w = 0; w < threads; w++) {
@@ -92,6 +97,6 @@ void bench_elementwise(const bench_machine *machine, const bench_row *row, bench
   }
   bench_interleaved(run, NULL, &j, machine->seconds / 2, &result->time, NULL);
   result->bytes = bytes_of(row->operation) * REPEATS * (double)j.tasks;
-  snprintf(result->shape, sizeof result->shape, is_rope ? "%d in heads of %d" : "%d", COUNT, HEAD);
+  snprintf(result->shape, sizeof result->shape, of_heads ? "%d in heads of %d" : "%d", COUNT, HEAD);
   free(j.vectors);
 }

@@ -118,6 +118,9 @@ static void call(void (*kernel)(void), check_operation operation, size_t count, 
   case CHECK_rope_adjacent:
     ((ek_rope_halves_fn *)kernel)(at[0], count, at[1], at[3]);
     break;
+  case CHECK_hadamard:
+    ((ek_hadamard_fn *)kernel)(at[0], count);
+    break;
   case CHECK_swiglu:
   case CHECK_geglu:
     ((ek_swiglu_fn *)kernel)(at[0], at[1], count, at[2]);
@@ -142,6 +145,11 @@ static double size_at(check_operation operation, const job *j, const float *x, i
     return fabs(expected) + 1e-30 * fabs((double)x[i] * b[i]);
   case CHECK_softmax:
     return expected > 0 ? expected * (1 - 0.1 * log(expected)) : 0; /* as the score less the maximum is rounded */
+  case CHECK_hadamard: {                                            /* a sum of all */
+    double sum = 0;
+    for (int k = 0; k < j->count; k++) sum += fabs(x[k]);
+    return sum / sqrt(j->count);
+  }
   default:
     return fabs(expected);
   }
@@ -149,10 +157,12 @@ static double size_at(check_operation operation, const job *j, const float *x, i
 
 static void test_other(const check_row *row, check_rng *rng, job *j) {
   const check_operation op = row->operation;
-  const int is_rope = op == CHECK_rope_halves || op == CHECK_rope_adjacent, in_place = is_rope || op == CHECK_softmax;
+  const int is_rope = op == CHECK_rope_halves || op == CHECK_rope_adjacent;
+  const int in_place = is_rope || op == CHECK_softmax || op == CHECK_hadamard;
   const int most = is_rope ? MOST / 2 : MOST, values_kind = op == CHECK_rms_norm && j->kind == 1 ? 2 : j->kind;
   j->count = j->place == CHECK_START ? check_below(rng, 40) : check_below(rng, most + 1);
   if (op == CHECK_rms_norm || op == CHECK_softmax) j->count += j->count == 0;
+  if (op == CHECK_hadamard) j->count = 32 << check_below(rng, 5);
   const size_t values = (size_t)j->count * (is_rope ? 2 : 1);
   static const float zeros[MOST];
   float before[MOST];
@@ -220,6 +230,9 @@ static void test_known(ek_level level) {
   float side[] = {1, 0, 0, 2};
   ROW(rope_adjacent)(side, 2, cosine, sine);
   for (int i = 0; i < 4; i++) near("rope_adjacent", side[i], adjacent[i]);
+  float impulse[32] = {[3] = 2}; /* a column of the matrix */
+  ROW(hadamard)(impulse, 32);
+  for (int i = 0; i < 32; i++) near("hadamard", impulse[i], (__builtin_parity((unsigned)i & 3) ? -2 : 2) / sqrt(32));
   float scores[] = {0, 0.6931471805599453f, 1.0986122886681098f, -INFINITY};
   ROW(softmax)(scores, 4);
   for (int i = 0; i < 3; i++) near("softmax", scores[i], (i + 1) / 6.0);

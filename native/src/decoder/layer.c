@@ -50,9 +50,11 @@ static void after_attention_task(void *context, size_t index, unsigned worker) {
   const ek_layer *l = s->layer;
   const size_t dims = d->model->shape.head_dim, padded = d->model->shape.padded_dim, columns = l->heads * dims;
   const unsigned groups = ek_linear_groups(d, (const ek_linear *[]){&l->o}, 1);
+  const int rotated = ek_is_rotated(ek_cache_described(d->cache)->value_type);
   const ek_piece *piece = &d->pieces[index];
   for (size_t t = piece->first; t < piece->first + piece->count; t++) {
-    const float *from = d->attended + t * l->heads * padded;
+    float *from = d->attended + t * l->heads * padded;
+    if (rotated) ek_rotate_heads(d, from, l->heads);
     float *to = d->joined + t * columns;
     for (size_t h = 0; h < l->heads && to != from; h++) memcpy(to + h * dims, from + h * padded, dims * sizeof(float));
     ek_decoder_quantise(d, groups, to, columns, t);

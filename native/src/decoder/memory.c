@@ -120,7 +120,8 @@ static int has_kernels(const ek_decoder *d) {
             k->swiglu[EK_TYPE_f32] && k->geglu[EK_TYPE_f32];
   if (d->floats) return all;
   all = all && k->quantise_32[EK_TYPE_f32] && k->quantise_256[EK_TYPE_f32] && k->online_softmax[EK_TYPE_f32] &&
-        k->scores[cache->key_type] && k->values[cache->value_type] && has_products(k, &d->model->head);
+        k->hadamard[EK_TYPE_f32] && k->scores[cache->key_type] && k->values[cache->value_type] &&
+        has_products(k, &d->model->head);
   for (size_t i = 0; i < d->model->shape.layers; i++) {
     const ek_layer *l = &d->model->layers[i];
     const ek_linear *linears[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};

@@ -72,6 +72,11 @@ typedef struct ek_stage {
   uint32_t index; /* of the layer */
 } ek_stage;
 
+/* Whether keys or values of that type lie in the cache as ek_rotate_heads makes them. */
+int ek_is_rotated(enum ek_type type);
+/* A row of heads, padded_dim apart, in place; twice is none. */
+void ek_rotate_heads(const ek_decoder *d, float *row, size_t heads);
+
 /* Biases, norms, rotation and padding of queries, keys and values; stores keys and values. */
 void ek_place_heads_task(void *context, size_t index, unsigned worker);
 

@@ -67,6 +67,17 @@ void ek_rope_adjacent_f32_scalar(float *x, size_t pairs, const float *cosine, co
   for (size_t i = 0; i < pairs; i++) rotate(x + 2 * i, x + 2 * i + 1, cosine[i], sine[i]);
 }
 
+/* By its definition: H[i][j] is -1 where i and j have an odd number of bits in common, else 1. */
+void ek_hadamard_f32_scalar(float *x, size_t count) {
+  float out[EK_MOST_HEAD_DIMS];
+  for (size_t i = 0; i < count; i++) {
+    double sum = 0;
+    for (size_t j = 0; j < count; j++) sum += __builtin_parityl((unsigned long)(i & j)) ? -(double)x[j] : x[j];
+    out[i] = (float)(sum / sqrt((double)count));
+  }
+  for (size_t i = 0; i < count; i++) x[i] = out[i];
+}
+
 void ek_swiglu_f32_scalar(const float *gate, const float *up, size_t count, float *out) {
   for (size_t i = 0; i < count; i++) {
     const double g = gate[i];

@@ -99,6 +99,24 @@ void FUNCTION(rope_adjacent)(float *x, size_t pairs, const float *cosine, const 
   }
 }
 
+void FUNCTION(hadamard)(float *x, size_t count) {
+  float other[EK_MOST_HEAD_DIMS], *from = x, *to = other;
+  const size_t half = count / 2;
+  for (size_t left = count; left > 1; left /= 2) {
+    for (size_t i = 0; i < half; i += EK_LANES) {
+      vf even, odd;
+      vf_split(vf_load(from + 2 * i), vf_load(from + 2 * i + EK_LANES), &even, &odd);
+      vf_store(to + i, even + odd);
+      vf_store(to + half + i, even - odd);
+    }
+    float *const next = from;
+    from = to;
+    to = next;
+  }
+  const vf scale = vf_set(1 / sqrtf((float)count));
+  for (size_t i = 0; i < count; i += EK_LANES) vf_store(x + i, vf_load(from + i) * scale);
+}
+
 void FUNCTION(softmax)(float *x, size_t count) {
   const size_t whole = count - count % EK_LANES, rest = count - whole;
   const vf last = vf_load_some(x + whole, rest, -INFINITY);
