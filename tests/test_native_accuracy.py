@@ -17,6 +17,7 @@ import pytest
 from models_random import VARIANTS, VOCAB, random_checkpoint, random_model, variant_id
 from numpy.typing import NDArray
 from plain_files import SAMPLE, needs, story, write_plain
+from test_native import PROCESSORS, built, demand, run
 
 from edgekit.evaluation import evaluate
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
@@ -167,53 +168,129 @@ def test_counts_of_heads_per_layer(family: str, tmp_path: Path) -> None:
     assert relative(complete, expected) > 0.01
 
 
+PROMPT = (0, 5, 90, 700, 31)
+SAID = 64  # tokens
+NEARLY = 1e-3  # a gap between the two greatest logits that the order of sums may close
+
+# Greedy decoding of several files in one process, as importing takes longer than decoding.
 GREEDY = """
 import json, sys
+from pathlib import Path
 import numpy as np
-from edgekit.runtimes import load
-session = load(sys.argv[1], threads=1)
-rows = [session.prefill(json.loads(sys.argv[2]))]
-while len(rows) < 64:
-    rows.append(session.decode(int(rows[-1].argmax())))
-np.save(sys.argv[3], rows)
+from edgekit.runtimes import CacheTypes, load
+prompt, count = json.loads(sys.argv[1])
+for path, cache in json.loads(sys.argv[2]):
+    session = load(Path(path), threads=1, cache=CacheTypes.parse(cache))
+    rows = [session.prefill(prompt)]
+    while len(rows) < count and session.position < session.context:
+        rows.append(session.decode(int(rows[-1].argmax())))
+    np.save(f"{path}.{cache}.{session.isa}.npy", rows)
 print(session.isa)
 """
 
 
-def greedy(path: Path, level: str, prompt: list[int]) -> NDArray[np.float32] | None:
-    """The logits (64, vocab) of greedy decoding in a process with that level of kernels; None where there is none."""
-    rows = path.with_suffix(f".{level}.npy")
-    command = [sys.executable, "-c", GREEDY, str(path), json.dumps(prompt), str(rows)]
-    environment = {**os.environ, "EDGEKIT_ISA": level}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if run.returncode:
-        assert "EDGEKIT_ISA" in run.stderr, run.stderr
-        return None
-    assert run.stdout.strip() == level
-    found: NDArray[np.float32] = np.load(rows)
+def first_difference(one: NDArray[np.integer], other: NDArray[np.integer]) -> int | None:
+    places = np.flatnonzero(one != other)
+    return int(places[0]) if len(places) else None
+
+
+def gap(logits: NDArray[np.float32]) -> float:
+    """Between the two greatest of (vocab,)."""
+    second, greatest = np.sort(logits)[-2:]
+    return float(greatest - second)
+
+
+def levels_here(files: list[tuple[Path, str]]) -> list[str]:
+    """Decode each (file, cache type) greedily at every level of this machine; the logits lie beside the files."""
+    work = json.dumps([(str(path), cache) for path, cache in files])
+    command = [sys.executable, "-c", GREEDY, json.dumps((PROMPT, SAID)), work]
+    found = []
+    for level in LEVELS:
+        environment = {**os.environ, "EDGEKIT_ISA": level}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            assert "EDGEKIT_ISA" in done.stderr, done.stderr
+        else:
+            assert done.stdout.strip() == level
+            found.append(level)
     return found
 
 
-@pytest.mark.parametrize("format", ["f16", "q4_k", "q8_0"])
-def test_every_level_says_the_same(format: str, tmp_path: Path) -> None:
-    """64 greedy tokens. A first difference is at two logits that are nearly the same.
+def rounding(path: Path, tokens: NDArray[np.integer], *runs: NDArray[np.float32]) -> float:
+    """How far int8 activations move the last of each run's logits (T, vocab), in sum: from the torch reference's."""
+    session = load(path, runtime="torch", threads=1)
+    exact = session.prefill([*PROMPT, *(int(token) for token in tokens[: len(runs[0]) - 1])])
+    session.close()
+    return sum(float(np.abs(logits[-1] - exact).max()) for logits in runs)
 
-    Sums in another order move float16's by less than 1e-3. Where activations are rounded to int8 a sum next to the
-    border between two integers moves logits by as much as rounding itself does, whose size the torch reference tells.
+
+def check_levels(files: list[tuple[Path, str]]) -> None:
+    """Where two levels part, their two greatest logits were nearly the same.
+
+    Vector levels add in one order. The scalar level, their oracle, adds in the obvious one: a sum beside the border of
+    two integers is then rounded the other way, which moves logits by as much as rounding itself does.
     """
-    path, prompt = write_plain(tmp_path / "model.gguf", format), [0, 5, 90, 700, 31]
-    runs = {level: run for level in LEVELS if (run := greedy(path, level, prompt)) is not None}
-    assert len(runs) > 1
-    first, *others = runs.values()  # scalar
-    tokens = first.argmax(1)
-    reference = load(path, runtime="torch", threads=1)
-    exact = reference.score([*prompt, *(int(token) for token in tokens[:-1])], len(prompt) - 1)
-    for other in others:
-        place = next((place for place in range(64) if other[place].argmax() != tokens[place]), None)
-        if place is not None:
-            second, greatest = np.sort(first[place])[-2:]
-            rounding = np.abs(first[place] - exact[place]).max() + np.abs(other[place] - exact[place]).max()
-            assert greatest - second < (1e-3 if format == "f16" else rounding), place
+    levels = levels_here(files)
+    assert levels[0] == "scalar"
+    vector = levels[1]
+    for path, cache in files:
+        runs = {level: np.load(f"{path}.{cache}.{level}.npy") for level in levels}
+        tokens = runs[vector].argmax(1)
+        assert len(tokens) >= 40  # the shortest context is 48
+        for level, logits in runs.items():
+            place = first_difference(tokens, logits.argmax(1))
+            if place is not None:
+                between = runs[vector][: place + 1], logits[: place + 1]
+                allowed = rounding(path, tokens, *between) if level == "scalar" else NEARLY
+                assert gap(runs[vector][place]) < allowed, f"{path.name}, {cache}, {level}: token {place}"
+
+
+CACHES = ("f16", "q8_0")
+
+
+def test_every_level_says_the_same_with_the_sample(tmp_path: Path) -> None:
+    """64 greedy tokens; a first difference is at two logits that are nearly the same."""
+    paths = [write_plain(tmp_path / f"{format}.gguf", format) for format in ("f16", "q4_0", "q4_k")]
+    check_levels([(path, cache) for path in paths for cache in CACHES])
+
+
+def test_every_level_says_the_same_with_every_family(tmp_path: Path) -> None:
+    files = []
+    for number, (family, options) in enumerate(VARIANTS):
+        folder = random_checkpoint(tmp_path / f"{number}", family, **options)
+        for format in ("f16", "q8_0", "q4_0"):
+            path = write_plain(tmp_path / f"{variant_id((family, options))}-{number}-{format}.gguf", format, folder)
+            files += [(path, cache) for cache in CACHES]
+    check_levels(files)
+
+
+def generated(*program: object, model: Path, **environment: str) -> list[int] | None:
+    """What examples/generate says after the prompt; None where the level that the environment names is not there."""
+    done = run(*program, model, SAID, 0, *PROMPT, **environment)
+    if done.returncode and "EDGEKIT_ISA" in done.stderr:
+        return None
+    return [int(line) for line in demand(done).split()]
+
+
+@pytest.mark.parametrize("format", ["q4_0", "q4_k"])
+def test_arm_processors_say_the_same(format: str, tmp_path: Path) -> None:
+    """The example, linked statically, on three emulated processors and on every vector level of this machine."""
+    path = write_plain(tmp_path / "model.gguf", format)
+    said = {
+        processor: generated("qemu-aarch64", "-cpu", processor, built("arm") / "generate", model=path)
+        for processor in PROCESSORS
+    }
+    said |= {level: generated(built("native") / "generate", model=path, EDGEKIT_ISA=level) for level in LEVELS[1:]}
+    reference = said["cortex-a72"]
+    assert reference is not None and len(reference) == SAID
+    session = load(path, threads=1)
+    for name, tokens in said.items():
+        if tokens is not None:
+            assert len(tokens) == SAID
+            place = first_difference(np.array(reference), np.array(tokens))
+            if place is not None:
+                session.reset()
+                assert gap(session.prefill([*PROMPT, *reference[:place]])) < NEARLY, f"{name}: token {place}"
 
 
 def test_threads_do_not_change_results(tmp_path: Path) -> None:
