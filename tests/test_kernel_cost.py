@@ -174,12 +174,11 @@ def figures(kernel_cost: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
 
 # Where a goal is missed, the instructions and cycles that hold instead. A gemv of IQ4_NL looks up each weight once: two
 # lookups a block, which are 6 vector operations in the A72's model, 2 in the N1's, of two a cycle. In gemm the tokens
-# share them. Over an f16 cache scores are ARMv8.0's at every level, in float32, and of the weighted values only eight
-# at a time are summed in half precision, which is too coarse for more.
+# share them. Attention over an f16 cache is ARMv8.0's at every level, in float32: the bits are to be the same.
 INSTEAD = {
-    "ek_gemv_iq4_nl_neon": (13.2, 8.5),
+    "ek_gemv_iq4_nl_neon": (13.2, 8.6),
     "ek_gemv_iq4_nl_dotprod": (8.2, 3.7),
-    "ek_attention_f16_dotprod": (20.5, 11.0),
+    "ek_attention_f16_dotprod": (24.0, 13.3),
 }
 
 

@@ -13,15 +13,6 @@ static const char *type_name(enum ek_type type) { return ek_formats[type].name; 
 
 static float *floats(const check_buffer *buffer) { return (float *)(void *)buffer->data; }
 
-/* Whether the weights of a level are integers of 15 bits. */
-static int has_int16_weights(ek_level level) { return level == EK_LEVEL_dotprod || level == EK_LEVEL_i8mm; }
-
-/* How far sums may be from float64's, in terms of the sum of the terms' absolute values: half precision is that of
- * fp16 arithmetic, accumulated over 8 terms. */
-static double tolerance_of(ek_level level, enum ek_type type) {
-  return has_int16_weights(level) && type == EK_TYPE_f16 ? 2.5e-3 : 2e-6;
-}
-
 typedef struct tile {
   enum ek_type type;
   ek_cache_side side;
@@ -129,8 +120,7 @@ static void test_scores(const check_row *row, check_rng *rng, int number) {
 
 /* --- online softmax --- */
 
-static double weight_at(ek_level level, const float *weights, size_t i) {
-  if (!has_int16_weights(level)) return weights[i];
+static double weight_at(const float *weights, size_t i) {
   return (int16_t)ek_load_u16((const uint8_t *)weights + 2 * i);
 }
 
@@ -151,9 +141,7 @@ typedef struct running {
 } running;
 
 static void check_step(const check_row *row, running *now, const float *scores, size_t count, check_place place) {
-  /* of a weight, and of all */
-  const double tolerance = has_int16_weights(row->level) ? 5e-4 : 1e-6;
-  const double least = has_int16_weights(row->level) ? 0x1.1p-16 : 1e-8;
+  const double tolerance = 1e-6 /* of a weight */, least = 0x1.03p-16 /* half a unit */;
   check_buffer buffer = check_buffer_new(count * 4, 4, place);
   memcpy(buffer.data, scores, count * 4);
   const float before = now->maximum;
@@ -172,7 +160,7 @@ static void check_step(const check_row *row, running *now, const float *scores, 
   now->rounded = now->rounded * (most == -INFINITY ? 1 : exp2((double)before - most)) + least * (double)count;
   for (size_t i = 0; i < count; i++) {
     const double expected = scores[i] == -INFINITY ? 0 : exp2((double)scores[i] - most);
-    const double actual = (double)factor * weight_at(row->level, floats(&buffer), i);
+    const double actual = (double)factor * weight_at(floats(&buffer), i);
     now->seen += expected;
     if (scores[i] == -INFINITY ? actual != 0 : fabs(actual - expected) > tolerance * expected + least)
       check_fail("%zu: %.9g, should be %.9g", i, actual, expected);
@@ -198,27 +186,20 @@ static void test_online_softmax(const check_row *row, check_rng *rng, int number
 
 /* --- values --- */
 
-static void compare_values(const tile *t, ek_level level, const float *weights, float factor, const float *before,
-                           const float *out) {
+static void compare_values(const tile *t, const float *weights, float factor, const float *before, const float *out) {
   const size_t count = t->count * EK_CACHE_BLOCK;
   for (size_t k = 0; k < t->dims; k++) {
     double sum = before[k], terms = fabs(before[k]), most = 0, heaviest = 0;
     for (size_t i = 0; i < count; i++) {
-      const double weight = factor * weight_at(level, weights, i), term = weight * t->rows[i][k];
+      const double weight = factor * weight_at(weights, i), term = weight * t->rows[i][k];
       sum += term;
       terms += fabs(term);
       heaviest = fmax(heaviest, weight);
       for (size_t other = k / 32 * 32; other < k / 32 * 32 + 32; other++) most = fmax(most, fabs(t->rows[i][other]));
     }
-    /* where values are quantised, so may be weight x scale: to 1 / 2^15 of the largest in the tile, with fp16 each to
-     * 2^-11 of its own as well */
-    if (t->type != EK_TYPE_f16) {
-      terms += has_int16_weights(level) ? terms * 250 : 0;
-      terms += heaviest * most * (double)count * 0x1p-15 / 2e-6;
-    }
-    /* products of half that are subnormal */
-    if (t->type == EK_TYPE_f16 && has_int16_weights(level)) terms += factor * 16384 * (double)count * 0x1p-25 / 2.5e-3;
-    if (!check_close(sum, out[k], terms, tolerance_of(level, t->type)))
+    /* where values are quantised, so may be weight x scale: to 1 / 2^14 of the largest in the tile */
+    if (t->type != EK_TYPE_f16) terms += heaviest * most * (double)count * 0x1p-14 / 2e-6;
+    if (!check_close(sum, out[k], terms, 2e-6))
       check_fail("dimension %zu: %.9g, should be %.9g of %.9g", k, out[k], sum, terms);
   }
 }
@@ -245,7 +226,7 @@ static void test_values(const check_row *row, check_rng *rng, int number) {
              ek_level_name(row->level), number, t.count, t.dims, queries);
   ((ek_values_fn *)row->kernel)(t.blocks, t.count, t.dims, floats(&in[0]), floats(&in[1]), queries, floats(&out));
   for (size_t q = 0; q < queries; q++)
-    compare_values(&t, row->level, scores + q * count, factors[q], before + q * t.dims, floats(&out) + q * t.dims);
+    compare_values(&t, scores + q * count, factors[q], before + q * t.dims, floats(&out) + q * t.dims);
   CHECK(check_buffer_tight(&out));
   for (int i = 0; i < 2; i++) check_buffer_free(&in[i]);
   check_buffer_free(&out);

@@ -147,17 +147,22 @@ static void look_at(const task *t, const int32_t *positions, int *some, int *all
   }
 }
 
+/* 2^x for x <= 0, within 3e-7 of its value (kernels/vector/exp.h): a library's own differs from one to another. */
+static float exp2_nonpositive(float x) {
+  const float magic = 12582912.0f + 127.0f, within = x < -126.0f ? -126.0f : x;
+  const float shifted = within + magic, f = within - (shifted - magic);
+  float p = 0x1.3cea88p-7f + f * 0x1.5bb9dp-10f;
+  p = 0x1.ebf9bcp-3f + f * (0x1.c6b754p-5f + f * p);
+  p = 1.0f + f * (0x1.62e42ap-1f + f * p);
+  return p * ek_float_of_bits(ek_bits_of_float(shifted) << 23);
+}
+
 /* tanh(x), within 3e-7: scores in units of the softcap to what it makes of them, in base 2. */
 static void cap_scores(float *scores, size_t count, float softcap) {
-  const float magic = 12582912.0f + 127.0f, unit = softcap * log2_e;
+  const float unit = softcap * log2_e;
   for (size_t i = 0; i < count; i++) {
-    const float x = scores[i], y = fabsf(x) * (-2 * log2_e), within = y < -126.0f ? -126.0f : y;
-    const float shifted = within + magic, f = within - (shifted - magic);
-    float p = 0x1.3cea88p-7f + f * 0x1.5bb9dp-10f; /* 2^f, see kernels/vector/exp.h */
-    p = 0x1.ebf9bcp-3f + f * (0x1.c6b754p-5f + f * p);
-    p = 1.0f + f * (0x1.62e42ap-1f + f * p);
-    const float e = p * ek_float_of_bits(ek_bits_of_float(shifted) << 23);
-    scores[i] = unit * copysignf((1.0f - e) / (1.0f + e), x);
+    const float e = exp2_nonpositive(fabsf(scores[i]) * (-2 * log2_e));
+    scores[i] = unit * copysignf((1.0f - e) / (1.0f + e), scores[i]);
   }
 }
 
@@ -259,7 +264,7 @@ static void merge_row(const run *r, size_t head, size_t row) {
   float *sums = partial_at(r, head * spans).out + row * dims;
   for (size_t s = 0; s < spans; s++) {
     const partial p = partial_at(r, head * spans + s);
-    const float keep = p.maxima[row] == -INFINITY ? 0 : exp2f(p.maxima[row] - most);
+    const float keep = p.maxima[row] == -INFINITY ? 0 : exp2_nonpositive(p.maxima[row] - most);
     total += keep * p.sums[row];
     for (size_t k = 0; k < dims; k++) sums[k] = (s ? sums[k] : 0) + keep * p.out[row * dims + k];
   }

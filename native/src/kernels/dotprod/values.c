@@ -9,13 +9,11 @@
 /* Of the queries, at the positions of one block: high bytes, then low ones. */
 typedef int8_t weight_bytes[MOST_QUERIES][2][EK_CACHE_BLOCK];
 
-/* 2^shift as two factors that half can hold, for the largest |scale| of a group in [2^-shift, 2^(1 - shift)). */
+/* 2^shift (queries.h) as two factors that half can hold. */
 typedef struct scaling {
   float16_t factors[2];
-  float inverse; /* 2^(1 - shift); NaN where a scale is not finite */
+  float inverse;
 } scaling;
-
-INLINE float power_of_two(int exponent) { return ek_float_of_bits((uint32_t)(exponent + 127) << 23); }
 
 INLINE scaling scaling_of(int n, enum ek_type type, const uint8_t *const *groups, size_t pairs) {
   (void)n;                          /* but for the label */
@@ -29,14 +27,12 @@ INLINE scaling scaling_of(int n, enum ek_type type, const uint8_t *const *groups
     }
   }
   EK_COST_END(values, type, COUNTED(n, 2 * BLOCK_COST));
-  const uint16_t bits = vmaxvq_u16(most);
-  if (bits >= 0x7c00) return (scaling){{0, 0}, ek_float_of_bits(0x7fc00000u)};
-  if (bits == 0) return (scaling){{0, 0}, 0};
-  const int shift = 127 - (int)(ek_bits_of_float(ek_float_of_half(bits)) >> 23), first = shift < 15 ? shift : 15;
-  return (scaling){{(float16_t)power_of_two(first), (float16_t)power_of_two(shift - first)}, power_of_two(1 - shift)};
+  const tile_scaling of = tile_scaling_of(vmaxvq_u16(most));
+  const int first = of.shift < 15 ? of.shift : 15;
+  return (scaling){{(float16_t)power_of_two(first), (float16_t)power_of_two(of.shift - first)}, of.inverse};
 }
 
-/* Half of weight x scale, which is at most the largest weight. */
+/* See queries.h. */
 INLINE void scale_weights(int n, const uint8_t *scales, const scaling *s, const uint8_t *weights, size_t stride,
                           weight_bytes to) {
   int16x8_t d[2]; /* in units of 2^-14 */

@@ -40,6 +40,22 @@ INLINE void gather(int n, const float *from, size_t stride, size_t count, factor
   }
 }
 
+/* Weights, which are integers of 16 bits, likewise; `stride` in bytes. */
+INLINE void gather_weights(int n, const uint8_t *from, size_t stride, size_t blocks, factors_4 *to) {
+#pragma GCC unroll 1
+  for (size_t b = 0; b < blocks; b++, from += 2 * EK_CACHE_BLOCK, to += 4) {
+    EK_COST_BEGIN(values, EK_TYPE_f16, COUNTED(n, 4 * BLOCK_COST)); /* of 128 dimensions */
+    UNROLL for (int h = 0; h < n; h++) {
+      UNROLL for (int i = 0; i < 2; i++) {
+        const int16x8_t w = vreinterpretq_s16_u8(vld1q_u8(from + (size_t)h * stride + 16 * i));
+        vst1q_f32(to[2 * i][h], vcvtq_f32_s32(vmovl_s16(vget_low_s16(w))));
+        vst1q_f32(to[2 * i + 1][h], vcvtq_f32_s32(vmovl_high_s16(w)));
+      }
+    }
+  }
+  EK_COST_END(values, EK_TYPE_f16, COUNTED(n, 4 * BLOCK_COST));
+}
+
 INLINE void load_factors(int n, const factors_4 from, float32x4_t to[]) {
   UNROLL for (int h = 0; h < n; h++) to[h] = vld1q_f32(from[h]);
 }
@@ -104,9 +120,9 @@ INLINE void add_tile(int n, const uint8_t *const *blocks, size_t count, size_t a
 
 INLINE void add_values(int n, size_t first, const uint8_t *const *blocks, size_t count, size_t dims,
                        const float *weights, const float *factors, float *out) {
-  const size_t positions = count * EK_CACHE_BLOCK;
+  const size_t stride = count * EK_CACHE_BLOCK * sizeof(float);
   factors_4 gathered[EK_CACHE_TILE * EK_CACHE_BLOCK / 4];
-  gather(n, weights + first * positions, positions, positions, gathered);
+  gather_weights(n, (const uint8_t *)weights + first * stride, stride, count, gathered);
 #pragma GCC unroll 1
   for (size_t k = 0; k < dims; k += 16) {
     EK_COST_BEGIN(values, EK_TYPE_f16, COUNTED(n, EK_CACHE_TILE * BLOCK_COST / 2));

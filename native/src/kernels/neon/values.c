@@ -1,20 +1,15 @@
 /* Weights times values, in integers: weight x scale of a position becomes a number of 16 bits, by which the codes of
  * that position are multiplied, so that neither values nor sums are converted one by one. Numbers of a tile have a
- * scale in common. */
+ * scale, a power of two, in common. */
 #include "queries.h"
 
-#include "../../half.h"
-
-#include <math.h>
-
-/* Dimensions at once; the largest weight x scale: 256 of them x 128 fit 32 bits. */
-enum { WIDTH = 16, LARGEST = 32000 };
+enum { WIDTH = 16 }; /* dimensions at once */
 
 /* Of the queries, at the positions of one block. */
 typedef int16_t block_weights[MOST_QUERIES][EK_CACHE_BLOCK];
 
 /* The largest |scale| of a tile. Blocks are taken by pairs: where they are odd, groups has one of them once more. */
-INLINE float largest_scale(int n, enum ek_type type, const uint8_t *const *groups, size_t count) {
+INLINE uint16_t largest_scale(int n, enum ek_type type, const uint8_t *const *groups, size_t count) {
   (void)n;                          /* but for the label */
   uint16x8_t most = vdupq_n_u16(0); /* as integers, halves without a sign are ordered */
 #pragma GCC unroll 1
@@ -26,20 +21,28 @@ INLINE float largest_scale(int n, enum ek_type type, const uint8_t *const *group
     }
   }
   EK_COST_END(values, type, COUNTED(n, 2 * BLOCK_COST));
-  return ek_float_of_half(vmaxvq_u16(most));
+  return vmaxvq_u16(most);
 }
 
-INLINE void quantise_block(int n, const uint8_t *scales, float inverse, const float *weights, size_t stride,
-                           block_weights to) {
-  float32x4_t d[4];
-  UNROLL for (int i = 0; i < 4; i++) d[i] =
-      vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(scales + 8 * i))), inverse);
-  UNROLL for (int h = 0; h < n; h++) {
-    int32x4_t w[4];
-    UNROLL for (int i = 0; i < 4; i++) w[i] =
-        vcvtnq_s32_f32(vmulq_f32(d[i], vld1q_f32(weights + (size_t)h * stride + 4 * i)));
-    UNROLL for (int i = 0; i < 4; i += 2)
-        vst1q_s16(to[h] + 4 * i, vuzp1q_s16(vreinterpretq_s16_s32(w[i]), vreinterpretq_s16_s32(w[i + 1])));
+/* 8 of 2^14 half(power scale). */
+INLINE int16x8_t scales_of(const uint8_t *halves, float power) {
+  int32x4_t d[2];
+  UNROLL for (int i = 0; i < 2; i++) {
+    const float32x4_t scaled = vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(halves + 8 * i))), power);
+    d[i] = vcvtq_n_s32_f32(vcvt_f32_f16(vcvt_f16_f32(scaled)), 14);
+  }
+  return vuzp1q_s16(vreinterpretq_s16_s32(d[0]), vreinterpretq_s16_s32(d[1]));
+}
+
+/* See queries.h. */
+INLINE void scale_weights(int n, const uint8_t *scales, float power, const uint8_t *weights, size_t stride,
+                          block_weights to) {
+  UNROLL for (int i = 0; i < 2; i++) {
+    const int16x8_t d = scales_of(scales + 16 * i, power);
+    UNROLL for (int h = 0; h < n; h++) {
+      const int16x8_t w = vreinterpretq_s16_u8(vld1q_u8(weights + (size_t)h * stride + 16 * i));
+      vst1q_s16(to[h] + 8 * i, vqrdmulhq_s16(w, d));
+    }
   }
 }
 
@@ -109,18 +112,19 @@ INLINE void add_tile(int n, enum ek_type type, const uint8_t *const *groups, siz
 }
 
 /* 32 dimensions of a tile: out[query][0 .. 31]. */
-INLINE void add_group(int n, enum ek_type type, const uint8_t *const *groups, size_t count, const float *weights,
+INLINE void add_group(int n, enum ek_type type, const uint8_t *const *groups, size_t count, const uint8_t *weights,
                       size_t stride, const float *factors, size_t dims, float *out) {
   block_weights of_blocks[EK_CACHE_TILE];
-  const float most = largest_scale(n, type, groups, count), inverse = most > 0 ? LARGEST / most : 0;
+  const tile_scaling scaling = tile_scaling_of(largest_scale(n, type, groups, count));
+  const float power = power_of_two(scaling.shift);
 #pragma GCC unroll 1
   for (size_t b = 0; b < count; b++) {
     EK_COST_BEGIN(values, type, COUNTED(n, BLOCK_COST));
-    quantise_block(n, groups[b] + code_bytes(type), inverse, weights + EK_CACHE_BLOCK * b, stride, of_blocks[b]);
+    scale_weights(n, groups[b] + code_bytes(type), power, weights + 2 * EK_CACHE_BLOCK * b, stride, of_blocks[b]);
   }
   EK_COST_END(values, type, COUNTED(n, BLOCK_COST));
-  float scaled[MOST_QUERIES]; /* NaN where a scale is not finite */
-  for (int h = 0; h < n; h++) scaled[h] = factors[h] * (most < INFINITY ? most / LARGEST : NAN);
+  float scaled[MOST_QUERIES];
+  for (int h = 0; h < n; h++) scaled[h] = factors[h] * scaling.inverse;
 #pragma GCC unroll 1
   for (size_t i = 0; i < GROUP; i += WIDTH) {
     EK_COST_BEGIN(values, type, COUNTED(n, EK_CACHE_TILE * BLOCK_COST / 2));
@@ -132,10 +136,11 @@ INLINE void add_group(int n, enum ek_type type, const uint8_t *const *groups, si
 INLINE void add_values(int n, size_t first, enum ek_type type, const uint8_t *const *blocks, size_t count, size_t dims,
                        const float *weights, const float *factors, float *out) {
   const uint8_t *groups[EK_CACHE_TILE];
-  const size_t stride = count * EK_CACHE_BLOCK;
+  const size_t stride = count * EK_CACHE_BLOCK * sizeof(float);
+  const uint8_t *from = (const uint8_t *)weights + first * stride;
   for (size_t k = 0; k < dims; k += GROUP) {
     for (size_t b = 0; b < EK_CACHE_TILE; b++) groups[b] = blocks[b < count ? b : 0] + k / GROUP * group_bytes(type);
-    add_group(n, type, groups, count, weights + first * stride, stride, factors + first, dims, out + first * dims + k);
+    add_group(n, type, groups, count, from, stride, factors + first, dims, out + first * dims + k);
   }
 }
 

@@ -4,6 +4,7 @@
 #include "../../half.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { GROUP = 32, INTERLEAVE = 4 };
 
@@ -35,7 +36,9 @@ static void add_values(enum ek_type type, const uint8_t *const *blocks, size_t c
     double sums[EK_MOST_HEAD_DIMS] = {0};
     for (size_t i = 0; i < count * EK_CACHE_BLOCK; i++) {
       ek_cache_load(type, EK_CACHE_VALUES, INTERLEAVE, dims, blocks[i / EK_CACHE_BLOCK], i % EK_CACHE_BLOCK, value);
-      for (size_t k = 0; k < dims; k++) sums[k] += (double)weights[q * count * EK_CACHE_BLOCK + i] * value[k];
+      const uint8_t *of_query = (const uint8_t *)(weights + q * count * EK_CACHE_BLOCK);
+      const int16_t weight = (int16_t)ek_load_u16(of_query + 2 * i);
+      for (size_t k = 0; k < dims; k++) sums[k] += (double)weight * value[k];
     }
     for (size_t k = 0; k < dims; k++) out[q * dims + k] += (float)(factors[q] * sums[k]);
   }
@@ -55,24 +58,28 @@ KERNELS(f16)
 KERNELS(q8_0)
 KERNELS(q4_0)
 
+enum { LARGEST_WEIGHT = 32503 };
+
 float ek_online_softmax_f32_scalar(float *scores, size_t count, float *maximum, float *sum, float *factor) {
-  float most = *maximum;
+  float most = -INFINITY;
   for (size_t i = 0; i < count; i++) {
     if (scores[i] > most || isnan(scores[i])) most = scores[i];
   }
-  *factor = 1;
-  if (most == -INFINITY) { /* all masked out, so far */
-    for (size_t i = 0; i < count; i++) scores[i] = 0;
+  *factor = 0;
+  if (most == -INFINITY) { /* all masked out */
+    memset(scores, 0, count * sizeof(int16_t));
     return 1;
   }
-  const double keep = exp2((double)*maximum - most);
+  const float after = most > *maximum || isnan(most) ? most : *maximum;
+  const double keep = after == *maximum ? 1 : exp2((double)*maximum - after);
   double terms = 0;
   for (size_t i = 0; i < count; i++) {
-    const double term = exp2((double)scores[i] - most);
-    terms += term;
-    scores[i] = (float)term;
+    const double weight = rint(LARGEST_WEIGHT * exp2((double)scores[i] - most));
+    terms += weight;
+    ek_store_u16((uint8_t *)scores + 2 * i, (uint16_t)(isfinite(weight) ? weight : 0));
   }
-  *maximum = most;
-  *sum = (float)(*sum * keep + terms);
+  *factor = (float)(exp2((double)most - after) / LARGEST_WEIGHT);
+  *maximum = after;
+  *sum = (float)(*sum * keep + *factor * terms);
   return (float)keep;
 }

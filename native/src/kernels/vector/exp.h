@@ -25,9 +25,9 @@ static inline vf ek_exp_biased(vf x, float bias) {
 /* x <= 0 or NaN; exactly 0 below -87.68. The one for softmax, where x is a score less the maximum. */
 static inline vf ek_exp_nonpositive(vf x) { return ek_exp_biased(vf_max(vf_set(-88.0f), x), 127.0f); }
 
-/* 2^x for x <= 0 or NaN, within 2e-7 of its value; exactly 0 below -126.5. The one for attention, whose scores are in
+/* 2^x for x <= 127 or NaN, within 2e-7 of its value; exactly 0 below -126.5. The one for attention, whose scores are in
  * base 2: no product rounds the fraction. Error of the polynomial: 9.1e-8. */
-static inline vf ek_exp2_nonpositive(vf x) {
+static inline vf ek_exp2(vf x) {
   const vf magic = vf_set(12582912.0f + 127.0f), y = vf_max(vf_set(-127.0f), x), t = y + magic, f = y - (t - magic);
   const vf square = f * f, low = vf_fma(f, vf_set(0x1.ebf9bcp-3f), vf_set(0x1.62e42ap-1f));
   const vf high = vf_fma(square, vf_set(0x1.5bb9dp-10f), vf_fma(f, vf_set(0x1.3cea88p-7f), vf_set(0x1.c6b754p-5f)));

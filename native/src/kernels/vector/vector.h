@@ -4,6 +4,7 @@
 #ifndef EK_VECTOR_H
 #define EK_VECTOR_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -32,13 +33,17 @@ static inline vf vf_set(float x) { return _mm512_set1_ps(x); }
 static inline vf vf_load(const float *at) { return _mm512_loadu_ps(at); }
 static inline void vf_store(float *at, vf x) { _mm512_storeu_ps(at, x); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); } /* a b + c */
-/* Of a NaN in b the result is that NaN. */
+/* Of a NaN in b the result is that NaN; vf_larger's is NaN where either is one. */
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_larger(vf a, vf b) {
+  return _mm512_mask_mov_ps(_mm512_max_ps(b, a), _mm512_cmp_ps_mask(b, b, _CMP_UNORD_Q), b);
+}
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline float vf_sum(vf x) {
   return sum_of_8(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
 }
-static inline float vf_most(vf x) { return _mm512_reduce_max_ps(x); }
+/* NaN where one is. */
+static inline float vf_most(vf x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) ? NAN : _mm512_reduce_max_ps(x); }
 static inline vi vf_round(vf x) { return (vi)_mm512_cvtps_epi32(x); } /* to nearest, ties to even */
 static inline vi vi_max(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 static inline int32_t vi_most(vi x) { return _mm512_reduce_max_epi32((__m512i)x); }
@@ -46,6 +51,9 @@ static inline int32_t vi_sum(vi x) { return _mm512_reduce_add_epi32((__m512i)x);
 static inline void vi_store_32(int8_t *at, const vi x[2]) { /* 32 numbers of -128 .. 127 */
   _mm_storeu_si128((__m128i *)(void *)at, _mm512_cvtepi32_epi8((__m512i)x[0]));
   _mm_storeu_si128((__m128i *)(void *)(at + 16), _mm512_cvtepi32_epi8((__m512i)x[1]));
+}
+static inline void vi_store_16(uint8_t *at, const vi x[1]) { /* 16 numbers as int16 */
+  _mm256_storeu_si256((__m256i *)(void *)at, _mm512_cvtepi32_epi16((__m512i)x[0]));
 }
 /* Even and odd elements of the 2 EK_LANES values a, b, and back. */
 static inline void vf_split(vf a, vf b, vf *even, vf *odd) {
@@ -69,9 +77,13 @@ static inline vf vf_load(const float *at) { return _mm256_loadu_ps(at); }
 static inline void vf_store(float *at, vf x) { _mm256_storeu_ps(at, x); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vf vf_larger(vf a, vf b) {
+  return _mm256_blendv_ps(_mm256_max_ps(b, a), b, _mm256_cmp_ps(b, b, _CMP_UNORD_Q));
+}
 static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline float vf_sum(vf x) { return sum_of_8(x); }
 static inline float vf_most(vf x) {
+  if (_mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q))) return NAN;
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
@@ -94,6 +106,10 @@ static inline void vi_store_32(int8_t *at, const vi x[4]) {
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* packs works by halves of a register */
   _mm256_storeu_si256((__m256i *)(void *)at, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
 }
+static inline void vi_store_16(uint8_t *at, const vi x[2]) {
+  const __m256i words = _mm256_packs_epi32((__m256i)x[0], (__m256i)x[1]);
+  _mm256_storeu_si256((__m256i *)(void *)at, _mm256_permute4x64_epi64(words, 0xd8));
+}
 static inline void vf_split(vf a, vf b, vf *even, vf *odd) {
   const __m256 x = _mm256_permute2f128_ps(a, b, 0x20), y = _mm256_permute2f128_ps(a, b, 0x31);
   *even = _mm256_shuffle_ps(x, y, 0x88);
@@ -115,6 +131,7 @@ static inline vf vf_load(const float *at) { return vld1q_f32(at); }
 static inline void vf_store(float *at, vf x) { vst1q_f32(at, x); }
 static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
+static inline vf vf_larger(vf a, vf b) { return vmaxq_f32(a, b); }
 static inline vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
 static inline float vf_sum(vf x) { return vaddv_f32(vadd_f32(vget_low_f32(x), vget_high_f32(x))); }
 static inline float vf_most(vf x) { return vmaxvq_f32(x); }
@@ -127,6 +144,12 @@ static inline void vi_store_32(int8_t *at, const vi x[8]) {
     const int16x8_t low = vcombine_s16(vmovn_s32(x[i]), vmovn_s32(x[i + 1]));
     const int16x8_t high = vcombine_s16(vmovn_s32(x[i + 2]), vmovn_s32(x[i + 3]));
     vst1q_s8(at + 4 * i, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+  }
+}
+static inline void vi_store_16(uint8_t *at, const vi x[4]) {
+  for (int i = 0; i < 4; i += 2) {
+    const int16x8_t words = vuzp1q_s16(vreinterpretq_s16_s32(x[i]), vreinterpretq_s16_s32(x[i + 1]));
+    vst1q_u8(at + 8 * i, vreinterpretq_u8_s16(words));
   }
 }
 static inline void vf_split(vf a, vf b, vf *even, vf *odd) {
