@@ -57,13 +57,16 @@ def write_gguf(
     tensors: Iterable[tuple[str, Blocks]],
     formats: Mapping[str, str],
     path: Path,
+    *,
+    vectors: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> int:
     """Write the model and return the file's size in bytes; the same input gives the same bytes.
 
     `tensors` yields every matrix once, in any order, as (Hugging Face name, blocks (rows, row bytes) uint8 in the
-    checkpoint's row order), encoded in `formats[name]`; one is in memory at a time. Norms and biases are read from the
-    checkpoint and stored as F32. Raises InputError where formats do not fit the checkpoint, TargetError where the disk
-    is too small or fails; an existing file at `path` then stays as it was.
+    checkpoint's row order), encoded in `formats[name]`; one is in memory at a time. Norms and biases are stored as F32,
+    read from the checkpoint unless `vectors` (Hugging Face name -> values in the checkpoint's form) has them. Raises
+    InputError where formats do not fit the checkpoint, TargetError where the disk is too small or fails; an existing
+    file at `path` then stays as it was.
     """
     layout = _layout(checkpoint, formats)
     header = _header(checkpoint, tokenizer, layout)
@@ -73,7 +76,7 @@ def write_gguf(
     with atomic_write(path) as file, tqdm(total=total, desc="writing", unit="B", unit_scale=True, disable=None) as bar:
         file.write(header)
         file.truncate(total)  # padding reads as zeros
-        for name, values in _vectors(checkpoint):
+        for name, values in _vectors(checkpoint, vectors or {}):
             bar.update(_place(file, len(header), layout[name], values.astype("<f4").view(np.uint8)))
         pending = set(_matrices(checkpoint))
         for name, blocks in tensors:
@@ -185,17 +188,17 @@ def _file_type(layout: Mapping[str, _Entry]) -> int:
     return max(weights, key=lambda kind: (weights[kind], -kind))
 
 
-def _vectors(checkpoint: Checkpoint) -> Iterable[tuple[str, NDArray[np.float32]]]:
+def _vectors(
+    checkpoint: Checkpoint, changed: Mapping[str, NDArray[np.float32]]
+) -> Iterable[tuple[str, NDArray[np.float32]]]:
     """What is stored as F32 whatever the plan, by GGUF name."""
     factors = rope_factors(checkpoint.spec)
     if factors is not None:
         yield ROPE_FACTORS, factors
     for tensor in checkpoint.tensors:
         if tensor.role not in MATRIX_ROLES:
-            yield (
-                tensor.gguf_name,
-                interleave(checkpoint.read(tensor.name) + np.float32(tensor.offset), tensor.rope_heads),
-            )
+            values = changed[tensor.name] if tensor.name in changed else checkpoint.read(tensor.name)
+            yield tensor.gguf_name, interleave(values + np.float32(tensor.offset), tensor.rope_heads)
 
 
 def _place(file: BinaryIO, start: int, entry: _Entry, data: NDArray[np.uint8]) -> int:

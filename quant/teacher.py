@@ -19,7 +19,7 @@ from edgekit.models.forward import ROW_BLOCK, Parts, head_logits, hidden_states,
 if TYPE_CHECKING:
     import torch
 
-STUDENT_LOGITS = 1 << 26  # alive at once: 256 MiB
+STUDENT_LOGITS = 1 << 25  # alive at once: 128 MiB
 HEAD_ROWS = 1 << 14  # of the head, whose gradient is alive at once
 
 
@@ -51,9 +51,9 @@ class Teacher:
         """The final hidden states (len(windows) * T, D) on some of the windows."""
         return self._states[windows].flatten(0, 1)
 
-    def log_probabilities(self, states: torch.Tensor) -> torch.Tensor:
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(R, V) of its states (R, D)."""
-        return head_logits(states, self._head, self._softcap).log_softmax(dim=1)
+        return head_logits(states, self._head, self._softcap)
 
     def labels(self, windows: NDArray[np.int64]) -> torch.Tensor:
         """The next token (len(windows) * T,) after each position; -1 after a window's last."""
@@ -78,7 +78,7 @@ def judge(model: Any, teacher: Teacher, windows: NDArray[np.int64]) -> Judgement
         for start in range(0, len(hidden), ROW_BLOCK):
             rows = slice(start, start + ROW_BLOCK)
             log_q = head_logits(hidden[rows], weight, part.softcap).log_softmax(dim=1)
-            log_p = teacher.log_probabilities(states[rows])
+            log_p = teacher.logits(states[rows]).log_softmax(dim=1)
             kl += float((log_p.exp() * (log_p - log_q)).sum(dim=1).double().sum())
             known = labels[rows] >= 0
             next_tokens = labels[rows][known]
@@ -154,7 +154,7 @@ class _Target:
 
     def probabilities(self, rows: slice) -> torch.Tensor:
         """(rows, V)."""
-        p = self.teacher.log_probabilities(self.states[rows]).exp_()
+        p = _softmax_(self.teacher.logits(self.states[rows]))
         if self.label_share:
             labels = self.labels[rows, None]
             share = (labels >= 0) * self.label_share
@@ -178,7 +178,7 @@ def _head_gradient(
             block = logits[first : first + ROW_BLOCK]
             slope = None if part.softcap is None else 1 - (block / part.softcap).square_()
             rows = slice(start + first, start + first + len(block))
-            block.copy_(block.softmax(dim=1).sub_(target.probabilities(rows)).div_(len(hidden)))
+            _softmax_(block).sub_(target.probabilities(rows)).div_(len(hidden))
             if slope is not None:
                 block.mul_(slope)
         gradient[start : start + step] = logits @ weight
@@ -186,3 +186,9 @@ def _head_gradient(
             numbers = np.arange(first, min(first + HEAD_ROWS, len(weight)))
             to_head(numbers, logits[:, first : first + HEAD_ROWS].T @ x)
     return gradient
+
+
+def _softmax_(logits: torch.Tensor) -> torch.Tensor:
+    """The probabilities in the logits' own memory: these are the largest tensors there are, while autograd's wait."""
+    logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
+    return logits.div_(logits.sum(dim=1, keepdim=True))

@@ -143,6 +143,20 @@ def test_a_gguf_as_input_gives_itself(variant: tuple[str, dict[str, Any]], tmp_p
     assert second.read_bytes() == (tmp_path / "model.gguf").read_bytes()
 
 
+@pytest.mark.parametrize("variant", [("qwen2", {}), ("gemma3", {})], ids=variant_id)
+def test_trained_vectors_take_the_checkpoints_place(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Norms with an offset and biases whose rows are interleaved come back as they were given."""
+    source = open_checkpoint(random_checkpoint(tmp_path / "model", variant[0], **variant[1]))
+    formats = dict.fromkeys(matrices(source), "f32")
+    names = [tensor.name for tensor in source.tensors if tensor.role not in MATRIX_ROLES]
+    vectors = {name: source.read(name) + np.float32(0.25) for name in names[::2]}
+    path = tmp_path / "model.gguf"
+    write_gguf(source, load_tokenizer(source), encoded(source, formats), formats, path, vectors=vectors)
+    written = open_checkpoint(path)
+    for name in names:
+        assert np.allclose(written.read(name), vectors.get(name, source.read(name)), atol=1e-6), name
+
+
 def test_a_hub_snapshot_goes_by_its_models_name(sample: tuple[Checkpoint, TokenizerFiles], tmp_path: Path) -> None:
     folder = tmp_path / "models--owner--tiny-llama" / "snapshots" / "0123abc"
     shutil.copytree(SAMPLE, folder)
