@@ -211,15 +211,19 @@ class HeldOut:
 
     def kld(self) -> float:
         """Mean KL(unchanged || current) in nats per scored token; use it inside `replaced`."""
+        return float(self.token_klds().mean())
+
+    def token_klds(self) -> NDArray[np.float64]:
+        """(tokens,) the KL of each scored token."""
         import torch
 
-        total = 0.0
+        klds = []
         for (kept, log_sum), logits in zip(self._reference, self._logit_blocks(), strict=True):
             log_sum_now = torch.logsumexp(logits, dim=1)
             log_p = kept.float().sub_(log_sum[:, None])
             difference = logits.sub_(log_sum_now[:, None]).sub_(log_p).neg_()  # log p - log q
-            total += float(log_p.exp_().mul_(difference).sum(dim=1).double().sum())
-        return total / self.tokens
+            klds.append(log_p.exp_().mul_(difference).sum(dim=1).double().numpy())
+        return np.concatenate(klds)
 
     def _logit_blocks(self) -> Iterator[torch.Tensor]:
         import torch

@@ -31,7 +31,7 @@ class Allocation:
 
 
 @dataclass(frozen=True)
-class _Matrix:
+class Costs:
     """One matrix's admitted candidates and what each counts against the budget."""
 
     name: str
@@ -52,13 +52,13 @@ def allocate(sensitivities: Sequence[Sensitivity], budget: Budget, fixed_bytes: 
         raise InputError("the checkpoint has no matrix to quantise")
     if budget.max_bytes is not None and budget.max_bpw is not None:
         raise InputError("a size and bits per weight exclude each other: give one of the two")
-    matrices = [_matrix(sensitivity, budget) for sensitivity in sensitivities]
+    matrices = [costs_of(sensitivity, budget) for sensitivity in sensitivities]
     kept = [undominated(matrix.costs, matrix.kls) for matrix in matrices]
     items = Items(
         tuple(matrix.costs[index] for matrix, index in zip(matrices, kept, strict=True)),
         tuple(matrix.kls[index] for matrix, index in zip(matrices, kept, strict=True)),
     )
-    limit = _limit(sensitivities, budget, fixed_bytes)
+    limit = limit_of(sensitivities, budget, fixed_bytes)
     smallest = items.cost([0] * len(matrices))
     if smallest > limit:
         raise _impossible(sensitivities, budget, smallest, fixed_bytes)
@@ -91,8 +91,8 @@ def require_possible(tensors: Sequence[TensorSpec], budget: Budget, fixed_bytes:
         )
         for tensor in tensors
     ]
-    smallest = math.fsum(_matrix(sensitivity, budget).costs.min() for sensitivity in table)
-    if smallest > _limit(table, budget, fixed_bytes):
+    smallest = math.fsum(costs_of(sensitivity, budget).costs.min() for sensitivity in table)
+    if smallest > limit_of(table, budget, fixed_bytes):
         raise _impossible(table, budget, smallest, fixed_bytes)
 
 
@@ -116,7 +116,7 @@ def frontier(
     sensitivities: Sequence[Sensitivity], fixed_bytes: int = 0, formats: tuple[str, ...] = ()
 ) -> tuple[CurvePoint, ...]:
     """About 40 plans on the lower convex hull of file bytes and predicted KL, from the smallest file to the best."""
-    matrices = [_matrix(sensitivity, Budget(formats=formats)) for sensitivity in sensitivities]
+    matrices = [costs_of(sensitivity, Budget(formats=formats)) for sensitivity in sensitivities]
     kept = [undominated(matrix.costs, matrix.kls) for matrix in matrices]
     items = Items(
         tuple(matrix.costs[index] for matrix, index in zip(matrices, kept, strict=True)),
@@ -129,14 +129,15 @@ def frontier(
     return tuple(CurvePoint(fixed_bytes + int(costs[i]), max(float(kls[i]), 0.0)) for i in shown)
 
 
-def _matrix(sensitivity: Sensitivity, budget: Budget) -> _Matrix:
+def costs_of(sensitivity: Sensitivity, budget: Budget) -> Costs:
+    """The candidates that the budget admits."""
     candidates = admitted(sensitivity, budget.formats)
     if budget.max_bpw is None:
         costs = [candidate.bytes for candidate in candidates]
     else:  # bits per weight are counted without the padding
         costs = [format_of(candidate.format).bytes(*sensitivity.shape) for candidate in candidates]
     kls = np.array([candidate.kl for candidate in candidates], dtype=np.float64)
-    return _Matrix(sensitivity.name, candidates, np.array(costs, dtype=np.float64), kls)
+    return Costs(sensitivity.name, candidates, np.array(costs, dtype=np.float64), kls)
 
 
 def admitted(sensitivity: Sensitivity, formats: tuple[str, ...]) -> tuple[Candidate, ...]:
@@ -153,8 +154,8 @@ def admitted(sensitivity: Sensitivity, formats: tuple[str, ...]) -> tuple[Candid
     return named or sensitivity.candidates
 
 
-def _limit(sensitivities: Sequence[Sensitivity], budget: Budget, fixed_bytes: int) -> float:
-    """What the matrices may take, in the unit of `_Matrix.costs`."""
+def limit_of(sensitivities: Sequence[Sensitivity], budget: Budget, fixed_bytes: int) -> float:
+    """What the matrices may take, in the unit of `Costs.costs`."""
     if budget.max_bpw is not None:
         return float(math.floor(budget.max_bpw * _weights(sensitivities) / 8))
     return math.inf if budget.max_bytes is None else float(budget.max_bytes - fixed_bytes)
@@ -204,7 +205,7 @@ def _solve(items: Items, limit: float, max_kl: float | None) -> tuple[tuple[int,
     return best, f"no plan within the budget keeps to a KL of {max_kl:g}: the best that fits is predicted at {kl:.4g}"
 
 
-def _fill(matrices: Sequence[_Matrix], chosen: Sequence[int], limit: float) -> list[int]:
+def _fill(matrices: Sequence[Costs], chosen: Sequence[int], limit: float) -> list[int]:
     """Spend what is left on wider candidates of no more KL, the greatest gain first."""
     filled = list(chosen)
     room = limit - math.fsum(matrix.costs[index] for matrix, index in zip(matrices, filled, strict=True))

@@ -101,7 +101,9 @@ def test_held_out_kl_equals_the_dense_oracle(tmp_path: Path, family: str, option
     }
     p = _log_softmax(model)
     with replaced(model, change.items(), checkpoint.read):
-        found, q = held_out.kld(), _log_softmax(model)
+        found, tokens, q = held_out.kld(), held_out.token_klds(), _log_softmax(model)
+    each = (np.exp(p) * (p - q)).sum(-1)[:, 12:].flatten()
+    np.testing.assert_allclose(tokens, each, rtol=2e-3, atol=2e-5)
     expected = float((np.exp(p) * (p - q)).sum(-1)[:, 12:].mean())
     assert expected > 1e-4
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-5)  # the reference is kept in float16
