@@ -4,12 +4,14 @@ dequantised weights, beside llama.cpp, and on every level of this machine's kern
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -114,6 +116,51 @@ def test_divergence_of_the_sample_is_as_small_as_llama_cpps(
     }
     assert found["native"].tokens == found["llama.cpp"].tokens > 1000
     assert found["native"].kld_mean <= AS_LLAMA * found["llama.cpp"].kld_mean
+
+
+@pytest.fixture(scope="module")
+def side_by_side() -> ModuleType:
+    """tests/side_by_side/native_accuracy.py, which measures all this on a real file."""
+    path = Path(__file__).parent / "side_by_side" / "native_accuracy.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # its dataclass looks there
+    spec.loader.exec_module(module)
+    return module
+
+
+@needs("llama.cpp")
+def test_the_side_by_side_measures_the_same(side_by_side: ModuleType, tmp_path: Path, sample_text: Path) -> None:
+    path = write_plain(tmp_path / "model.gguf", "q4_0")
+    found = side_by_side.measure(path, SAMPLE, sample_text, chunks=3, length=128, threads=2)
+    assert found["tokens"] == 3 * 63
+    assert 1e-7 < found["float_activations"]["relative_difference"] < FLOAT_TOLERANCE
+    for runtime in side_by_side.RUNTIMES:
+        expected = evaluate(path, reference=SAMPLE, text=sample_text, runtime=runtime, chunks=3, context=128)
+        assert found["int8_activations"]["f16"]["kld_from_checkpoint"][runtime] == pytest.approx(expected.kld_mean)
+    for rows in found["int8_activations"].values():
+        assert 0 < rows["kld_from_reference"]["native"] < rows["kld_from_checkpoint"]["native"]
+        for row in rows.values():
+            assert row["ratio"] == pytest.approx(row["native"] / row["llama.cpp"])
+            assert 0 < row["ratio_stderr"] < 1
+    assert side_by_side.show(found) in (True, False)
+    found["int8_activations"]["f16"]["kld_from_checkpoint"]["ratio"] = 1.0501
+    assert side_by_side.show(found) is False
+
+
+def test_the_side_by_side_tells_its_noise(side_by_side: ModuleType) -> None:
+    """Of a ratio of means of exponential variables, whose variance is 1; none where both move together."""
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.exponential(1, (2, 64 * 256))
+    ratio, difference = side_by_side.bootstrap(ours, theirs, side_by_side.mean, window=256)
+    assert ratio == pytest.approx((2 / len(ours)) ** 0.5, rel=0.15)
+    assert difference == pytest.approx((2 / len(ours)) ** 0.5, rel=0.15)
+    paired, _ = side_by_side.bootstrap(1.1 * theirs, theirs, side_by_side.mean, window=256)
+    assert paired < 1e-12
+    alike = np.repeat(rng.exponential(1, 64 * 8), 32)  # neighbours are the same: 32 times fewer to learn from
+    _, clustered = side_by_side.bootstrap(alike, np.ones_like(alike), side_by_side.mean, window=256)
+    assert clustered == pytest.approx((1 / (64 * 8)) ** 0.5, rel=0.15)
 
 
 class _Pruned:
