@@ -99,7 +99,8 @@ def build(name: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
     configured = run(cmake, "-S", NATIVE, "-B", folder, *generator, "-DEDGEKIT_TESTS=ON", *BUILDS[name])
     if configured.returncode != 0:
         return folder, configured
-    return folder, run(cmake, "--build", folder, "--parallel", os.cpu_count() or 1)
+    targets = ("--target", *THREADED) if name == "thread" else ()
+    return folder, run(cmake, "--build", folder, "--parallel", os.cpu_count() or 1, *targets)
 
 
 def built(name: str) -> Path:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the library and its test programs for AArch64 and runs them under qemu, once for each compiler that is here:
 #     native/tools/cross.sh [--build-only] [gcc] [clang] [zig]
-# PYTHON is the one that has cmake, ninja and ziglang, CASES the cases of each kernel.
+# PYTHON is the one that has cmake, ninja and ziglang, CASES the cases of each kernel, TARGETS what to build (all).
 # Exit status 1 where a build or a test fails, 0 otherwise; what cannot be done here is said.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -34,7 +34,7 @@ for name; do
   if [ "$name" = zig ]; then options+=(-DZIG_PYTHON="$python"); fi
   cmake -S native -B "$build" -G Ninja -DCMAKE_TOOLCHAIN_FILE="$PWD/native/cmake/${toolchain[$name]}.cmake" \
     "${options[@]}" >/dev/null
-  if ! cmake --build "$build" -- --quiet; then
+  if ! cmake --build "$build" -- --quiet ${TARGETS:-}; then
     echo "$name: FAILED to build"
     failed=1
     continue
