@@ -78,7 +78,15 @@ def allocate(sensitivities: Sequence[Sensitivity], budget: Budget, fixed_bytes: 
 
 def require_possible(tensors: Sequence[TensorSpec], budget: Budget, fixed_bytes: int = 0) -> None:
     """Raise `allocate`'s InputError of an impossible budget from shapes alone, before anything is measured."""
-    table = [
+    table = table_of_shapes(tensors, budget)
+    smallest = math.fsum(costs_of(sensitivity, budget).costs.min() for sensitivity in table)
+    if smallest > limit_of(table, budget, fixed_bytes):
+        raise _impossible(table, budget, smallest, fixed_bytes)
+
+
+def table_of_shapes(tensors: Sequence[TensorSpec], budget: Budget) -> list[Sensitivity]:
+    """What the error table will be, but for the KLs, which are 0."""
+    return [
         Sensitivity(
             name=tensor.name,
             role=tensor.role,
@@ -91,9 +99,6 @@ def require_possible(tensors: Sequence[TensorSpec], budget: Budget, fixed_bytes:
         )
         for tensor in tensors
     ]
-    smallest = math.fsum(costs_of(sensitivity, budget).costs.min() for sensitivity in table)
-    if smallest > limit_of(table, budget, fixed_bytes):
-        raise _impossible(table, budget, smallest, fixed_bytes)
 
 
 def uniform(tensors: Sequence[TensorSpec], format: str, fixed_bytes: int = 0) -> Allocation:

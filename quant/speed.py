@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from edgekit.models.errors import InputError
-from edgekit.quant.allocation import Allocation, admitted, frontier
+from edgekit.models.spec import TensorSpec
+from edgekit.quant.allocation import Allocation, admitted, frontier, table_of_shapes
 from edgekit.quant.knapsack import ROUNDING, FloatVector, Items, solve, undominated
 from edgekit.quant.plan import Budget, Candidate, Sensitivity
 
@@ -80,6 +81,13 @@ def allocate_for_speed(
     if max_kl is not None and kl > max_kl:
         note = f"no plan within the budget keeps to a KL of {max_kl:g}: the best that fits is predicted at {kl:.4g}"
     return table.allocation(best, note)
+
+
+def require_possible_speed(
+    tensors: Sequence[TensorSpec], budget: Budget, time: DecodeTime, fixed_bytes: int = 0
+) -> None:
+    """Raise `allocate_for_speed`'s InputError of impossible limits from shapes alone, before anything is measured."""
+    allocate_for_speed(table_of_shapes(tensors, budget), replace(budget, max_kl=None), time, fixed_bytes)
 
 
 class _Table:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from edgekit.models.errors import InputError
+from edgekit.models.spec import TensorSpec
 from edgekit.quant.formats import FORMATS
 from edgekit.quant.plan import Budget, Candidate, Sensitivity
-from edgekit.quant.speed import DecodeTime, allocate_for_speed
+from edgekit.quant.speed import DecodeTime, allocate_for_speed, require_possible_speed
 
 NAMES = tuple(format.name for format in FORMATS)
 ROLES = ("head", "q", "down", "embedding", "o")
@@ -105,6 +106,21 @@ def test_a_lookup_table_is_free_and_a_slow_type_is_not() -> None:
         allocate_for_speed(table, Budget(max_bytes=2500), time, 600)
     unknown = DecodeTime(1.21e-6, 1e-9, {"q4_0": 1e-10, "q8_0": 1e-10}, ("embedding",))
     assert allocate_for_speed(table, Budget(), unknown).formats["m"] == "iq4_nl"  # as slow as the slowest that is known
+
+
+def test_impossible_limits_are_known_before_anything_is_measured() -> None:
+    """From shapes alone: either limit, and both together, on either side."""
+    tensors = [TensorSpec(name, name, (1024, 256), "q", 0) for name in "ab"]
+    smallest = 2 * 1024 * 144
+    time = DecodeTime(1e-9 * smallest + 1e-11, 1e-9)
+    require_possible_speed(tensors, Budget(max_bytes=smallest + 50), time, 50)
+    with pytest.raises(InputError, match="lower --tps"):
+        require_possible_speed(tensors, Budget(), limited(time, 0.99e-9 * smallest))
+    with pytest.raises(InputError, match="shorten --context"):
+        require_possible_speed(tensors, Budget(max_bytes=smallest + 49), time, 50)
+    slow = DecodeTime(4.3e-4, 1e-9, {"q4_k": 1e-9, "q5_k": 1e-10})
+    with pytest.raises(InputError, match="no plan decodes"):
+        require_possible_speed(tensors, Budget(max_bytes=smallest, formats=("q4_k", "q5_k")), slow)
 
 
 def test_no_plan_keeps_to_both() -> None:
