@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +25,11 @@ from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
 from edgekit.quant.allocation import Allocation, allocate, require_possible, uniform
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Budget, MeasuredKl, Plan, Sensitivity, matrices, predicted_kl, stored_bytes
-from edgekit.quant.plan_file import plan_importance, read_plan, write_plan
+from edgekit.quant.plan_file import read_plan, write_plan
 from edgekit.quant.rescaling import Measurement, calibrate
 from edgekit.quant.sensitivity import error_table
-from edgekit.quant.statistics import Importance, collect
+from edgekit.quant.statistics import collect
+from edgekit.quant.store import Store, store_key, work_folder
 from edgekit.report import ReportData, write_report
 from edgekit.target import DeviceLimit, Target, budget_of, device_limit, predicted_speed
 
@@ -79,10 +81,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, the importances that its rounding takes, its measured KL, and what was rounded on the way to it."""
+    """A plan, its matrices as they are rounded, and its measured KL."""
 
     plan: Plan
-    importance: dict[str, Importance]
     rounded: Rounded
     kld_measured: float | None = None
 
@@ -121,16 +122,21 @@ def plan(
     calib: Sequence[Path] = (),
     seed: int = 0,
     adapter: Path | None = None,
+    work: Path | None = None,
 ) -> PlanResult:
-    """Sensitivity and allocation only; with `output`, written as JSON with the rounding's importances beside it.
+    """Sensitivity and allocation only; with `output`, written as JSON.
 
-    `calib`: UTF-8 texts; none: text sampled from the model itself. Raises InputError for what cannot be used.
+    `calib`: UTF-8 texts; none: text sampled from the model itself. `work`: a folder that keeps statistics and rounded
+    matrices for the runs to come. Raises InputError for what cannot be used.
     """
     clock = Clock()
     source = _open(checkpoint, adapter, clock)
-    planned = _plan(source, target, device_limit(target, source.checkpoint.spec), calib, seed, clock)
-    made = planned.plan if output is None else write_plan(planned.plan, output, planned.importance)
-    return PlanResult(made, planned.kld_measured, clock.seconds, _notes(source, made), output)
+    with work_folder(work) as folder:
+        calibration = Calibration(source, tuple(calib), seed, folder, kept=work is not None)
+        planned = _plan(calibration, target, device_limit(target, source.checkpoint.spec), clock)
+    if output is not None:
+        write_plan(planned.plan, output)
+    return PlanResult(planned.plan, planned.kld_measured, clock.seconds, _notes(source, planned.plan), output)
 
 
 def quantize(
@@ -142,37 +148,43 @@ def quantize(
     calib: Sequence[Path] = (),
     seed: int = 0,
     adapter: Path | None = None,
+    work: Path | None = None,
     report: bool = True,
 ) -> Artifact:
     """The whole line from a checkpoint to a GGUF that fits `target`, or that follows a plan file.
 
-    With `plan`, the importances written beside it are used; where they are gone, calibration is repeated. The report is
-    OUTPUT's name with .report.html. Raises InputError for what cannot be used, TargetError where writing fails.
+    With `plan`, its own seed and, without `calib`, its own texts count. `work`: a folder that keeps statistics and
+    rounded matrices, from which a run that was killed goes on. The report is OUTPUT's name with .report.html.
+    Raises InputError for what cannot be used, TargetError where writing fails.
     """
     if (target is None) == (plan is None):
         raise InputError("give a budget (--size, --bpw, --device or one --formats type) or --plan")
     clock = Clock()
     source = _open(checkpoint, adapter, clock)
     limit = None
-    if plan is not None:
-        planned = _planned_from_file(source, plan, calib, seed, clock)
-    else:
-        assert target is not None
-        limit = device_limit(target, source.checkpoint.spec)
-        planned = _plan(source, target, limit, calib, seed, clock)
-    artifact = _write(source, planned, output, clock)
+    with work_folder(work) as folder:
+        calibration = Calibration(source, tuple(calib), seed, folder, kept=work is not None)
+        if plan is not None:
+            planned = _planned_from_file(calibration, plan, clock)
+        else:
+            assert target is not None
+            limit = device_limit(target, source.checkpoint.spec)
+            planned = _plan(calibration, target, limit, clock)
+        artifact = _write(source, planned, output, clock)
     return _reported(artifact, source, str(checkpoint), limit) if report else artifact
 
 
-def export(checkpoint: str | Path, output: Path, *, plan: Path, adapter: Path | None = None) -> Artifact:
-    """The last stage on its own: round as the plan file says, with the importances beside it where they are."""
-    clock = Clock()
-    source = _open(checkpoint, adapter, clock)
-    made = _read_plan(source, plan)
-    importance = plan_importance(made, plan, source.checkpoint)
-    if importance is None and _rounded_by_importance(made):
-        made = replace(made, note=f"rounded without importance: {plan} has no importance file beside it")
-    return _write(source, Planned(made, importance or {}, Rounded(source.checkpoint, importance or {})), output, clock)
+def export(
+    checkpoint: str | Path,
+    output: Path,
+    *,
+    plan: Path,
+    calib: Sequence[Path] = (),
+    adapter: Path | None = None,
+    work: Path | None = None,
+) -> Artifact:
+    """The last stage on its own: round as the plan file says. `calib` and `work` as for `quantize`."""
+    return quantize(checkpoint, output, plan=plan, calib=calib, adapter=adapter, work=work, report=False)
 
 
 def _open(checkpoint: str | Path, adapter: Path | None, clock: Clock) -> Source:
@@ -184,9 +196,37 @@ def _open(checkpoint: str | Path, adapter: Path | None, clock: Clock) -> Source:
         return Source(opened, tokenizer, file_bytes(opened, tokenizer, formats) - taken)
 
 
-def _plan(
-    source: Source, target: Target, limit: DeviceLimit | None, calib: Sequence[Path], seed: int, clock: Clock
-) -> Planned:
+@dataclass(frozen=True)
+class Calibration:
+    """What decides the statistics of a checkpoint, and the folder for them."""
+
+    source: Source
+    texts: tuple[Path, ...]  # none: sampled from the model
+    seed: int
+    folder: Path
+    kept: bool  # the folder, after the run
+
+    def windows(self) -> tuple[Any, NDArray[np.int64]]:
+        """The model, and the windows (W, T) of token ids for statistics and measurements."""
+        model = load_model(self.source.checkpoint)
+        windows = calibration_windows(
+            self.source.tokenizer,
+            self.texts,
+            tokens=STATISTICS_TOKENS + HELD_OUT_WINDOWS * WINDOW,
+            length=min(WINDOW, self.source.checkpoint.spec.context),
+            seed=self.seed,
+            model=model,
+        )
+        return model, windows
+
+    def store(self, windows_sha256: str) -> Store:
+        """The store of those windows' statistics."""
+        key = store_key(self.source.checkpoint, windows_sha256, self.seed) if self.kept else "calibration"
+        return Store(self.folder / key)
+
+
+def _plan(calibration: Calibration, target: Target, limit: DeviceLimit | None, clock: Clock) -> Planned:
+    source = calibration.source
     checkpoint = source.checkpoint
     tensors = matrices(checkpoint.tensors)
     blank = Plan(
@@ -198,55 +238,56 @@ def _plan(
         curve=(),
         fixed_bytes=source.fixed_bytes,
         budget=budget_of(target, limit),
-        facts={"seed": seed, "calibration": ", ".join(map(str, calib)) or "sampled from the model"},
+        facts={"seed": calibration.seed, "calibration_texts": "\n".join(map(str, calibration.texts))},
     )
     if target.uniform is not None:
-        return _uniform(blank, uniform(tensors, target.uniform, source.fixed_bytes), source, calib, seed, clock)
+        return _uniform(blank, uniform(tensors, target.uniform, source.fixed_bytes), calibration, clock)
     assert blank.budget is not None
     require_possible(tensors, blank.budget, source.fixed_bytes)
-    calibrated = _calibrate(source, blank.budget.formats, calib, seed, clock)
+    calibrated = _calibrate(calibration, blank.budget.formats, clock)
     return _allocated(blank, blank.budget, calibrated, clock)
 
 
-def _uniform(
-    blank: Plan, choice: Allocation, source: Source, calib: Sequence[Path], seed: int, clock: Clock
-) -> Planned:
+def _uniform(blank: Plan, choice: Allocation, calibration: Calibration, clock: Clock) -> Planned:
     made = replace(blank, formats=choice.formats, bytes=choice.bytes, note=choice.note)
-    if not _rounded_by_importance(made):
-        return Planned(made, {}, Rounded(source.checkpoint, {}))
-    calibrated = _calibrate(source, tuple(sorted(set(choice.formats.values()))), calib, seed, clock)
+    if not _rounded_by_statistics(made):
+        return Planned(made, Rounded(calibration.source.checkpoint))
+    calibrated = _calibrate(calibration, tuple(sorted(set(choice.formats.values()))), clock)
     return _measured(made, calibrated, clock)
 
 
-def _rounded_by_importance(plan: Plan) -> bool:
+def _rounded_by_statistics(plan: Plan) -> bool:
     """Whether statistics help the plan's rounding: they do not where all is stored as floating-point numbers."""
     return any(format_of(name).unpack is not None for name in plan.formats.values())
 
 
 @dataclass(frozen=True)
 class _Calibrated:
-    """The error table, the importances, and the means to measure a plan."""
+    """The error table, the means to measure a plan, and which windows both come from."""
 
     table: tuple[Sensitivity, ...]
     probes: tuple[MeasuredKl, ...]
-    importance: dict[str, Importance]
     rounded: Rounded
     measure: Measure
+    windows_sha256: str
 
 
-def _calibrate(source: Source, formats: tuple[str, ...], calib: Sequence[Path], seed: int, clock: Clock) -> _Calibrated:
+def _calibrate(calibration: Calibration, formats: tuple[str, ...], clock: Clock) -> _Calibrated:
     """Statistics from most of the calibration windows, and the table of those formats, corrected on the rest."""
-    checkpoint = source.checkpoint
+    checkpoint, seed = calibration.source.checkpoint, calibration.seed
     with clock.stage("calibration"):
-        model, seen, held_out = _windows(source, calib, seed)
+        model, windows = calibration.windows()
+        store = calibration.store(_sha256(windows))
+        seen, measured = split(windows, HELD_OUT_WINDOWS)
     with clock.stage("error table"):
-        moments = clock.within("statistics", "error table", collect(model, checkpoint, seen, seed=seed))
-        table, importance = error_table(moments, checkpoint, formats, seed=seed)
+        names = [tensor.name for tensor in matrices(checkpoint.tensors)]
+        collected = store.collected(names, partial(collect, model, checkpoint, seen, seed=seed))
+        table = error_table(clock.within("statistics", "error table", collected), checkpoint, formats, seed=seed)
     with clock.stage("measurements"):
-        rounded = Rounded(checkpoint, importance)
-        measure = Measure(model, held_out, rounded)
-        rescaled, measurements = calibrate(table, measure)
-    return _Calibrated(tuple(rescaled), tuple(map(_probe, measurements)), importance, rounded, measure)
+        rounded = Rounded(checkpoint, store)
+        measure = Measure(model, measured, rounded)
+        rescaled, measurements = calibrate(table, partial(measure, descend=False))
+    return _Calibrated(tuple(rescaled), tuple(map(_probe, measurements)), rounded, measure, _sha256(windows))
 
 
 def _probe(measurement: Measurement) -> MeasuredKl:
@@ -256,26 +297,8 @@ def _probe(measurement: Measurement) -> MeasuredKl:
     return MeasuredKl(what, probe.predicted, measurement.kl)
 
 
-def _importance(source: Source, calib: Sequence[Path], seed: int, clock: Clock) -> dict[str, Importance]:
-    """The importances alone, for a plan whose own are gone."""
-    with clock.stage("calibration"):
-        model, seen, _ = _windows(source, calib, seed)
-    with clock.stage("statistics"):
-        return {matrix.name: matrix.importance() for matrix in collect(model, source.checkpoint, seen, seed=seed)}
-
-
-def _windows(source: Source, calib: Sequence[Path], seed: int) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
-    """The model, the windows for statistics and those held out for measuring, which the statistics never see."""
-    model = load_model(source.checkpoint)
-    windows = calibration_windows(
-        source.tokenizer,
-        calib,
-        tokens=STATISTICS_TOKENS + HELD_OUT_WINDOWS * WINDOW,
-        length=min(WINDOW, source.checkpoint.spec.context),
-        seed=seed,
-        model=model,
-    )
-    return model, *split(windows, HELD_OUT_WINDOWS)
+def _sha256(windows: NDArray[np.int64]) -> str:
+    return hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
 
 
 def _allocated(blank: Plan, budget: Budget, calibrated: _Calibrated, clock: Clock) -> Planned:
@@ -308,15 +331,15 @@ def _near(predicted: float, measured: float) -> bool:
 def _measured(made: Plan, calibrated: _Calibrated, clock: Clock) -> Planned:
     """The plan with its table, predicted KL and, measured on the held-out windows, the KL of it and of the probes."""
     with clock.stage("measurements"):
-        calibrated.rounded.keep(made.formats)
         kl = calibrated.measure(made.formats)
     made = replace(
         made,
         sensitivities=calibrated.table,
         kld_predicted=predicted_kl(calibrated.table, made.formats),
         measured=calibrated.probes,
+        facts={**made.facts, "windows_sha256": calibrated.windows_sha256},
     )
-    return Planned(made, calibrated.importance, calibrated.rounded, kl)
+    return Planned(made, calibrated.rounded, kl)
 
 
 def _read_plan(source: Source, path: Path) -> Plan:
@@ -325,12 +348,41 @@ def _read_plan(source: Source, path: Path) -> Plan:
     return replace(made, bytes=made.bytes - made.fixed_bytes + source.fixed_bytes, fixed_bytes=source.fixed_bytes)
 
 
-def _planned_from_file(source: Source, path: Path, calib: Sequence[Path], seed: int, clock: Clock) -> Planned:
-    made = _read_plan(source, path)
-    importance = plan_importance(made, path, source.checkpoint)
-    if importance is None:
-        importance = _importance(source, calib, seed, clock) if _rounded_by_importance(made) else {}
-    return Planned(made, importance, Rounded(source.checkpoint, importance))
+def _planned_from_file(calibration: Calibration, path: Path, clock: Clock) -> Planned:
+    """A plan's matrices, rounded by the statistics that it was made from: kept ones, or its calibration is repeated."""
+    checkpoint = calibration.source.checkpoint
+    made = _read_plan(calibration.source, path)
+    if not _rounded_by_statistics(made):
+        return Planned(made, Rounded(checkpoint))
+    names = [tensor.name for tensor in matrices(checkpoint.tensors)]
+    stated = made.facts.get("windows_sha256")
+    repeated = _as_planned(calibration, made, path)
+    if stated is not None and calibration.kept and not calibration.texts:
+        store = repeated.store(str(stated))
+        if store.complete(names):
+            return Planned(made, Rounded(checkpoint, store))
+    with clock.stage("calibration"):
+        model, windows = repeated.windows()
+        store = repeated.store(_sha256(windows))
+    if stated is not None and stated != _sha256(windows):
+        made = replace(made, note="rounded by other calibration text than the plan was made with")
+    with clock.stage("statistics"):
+        seen, _ = split(windows, HELD_OUT_WINDOWS)
+        for _ in store.collected(names, partial(collect, model, checkpoint, seen, seed=repeated.seed)):
+            pass  # they are kept
+    return Planned(made, Rounded(checkpoint, store))
+
+
+def _as_planned(calibration: Calibration, made: Plan, path: Path) -> Calibration:
+    """With the plan's seed and, where none were given, its texts."""
+    seed = made.facts.get("seed", calibration.seed)
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f'{path}: "facts", "seed" must be a whole number that is not negative')
+    texts = calibration.texts or tuple(map(Path, str(made.facts.get("calibration_texts", "")).splitlines()))
+    for text in texts:
+        if not text.is_file():
+            raise InputError(f"{text}, the calibration text of {path}, is not there: give it with --calib")
+    return replace(calibration, seed=seed, texts=texts)
 
 
 def _write(source: Source, planned: Planned, output: Path, clock: Clock) -> Artifact:

@@ -67,14 +67,6 @@ class MeasuredKl:
 
 
 @dataclass(frozen=True)
-class Companion:
-    """A file beside the plan's, and its sha256."""
-
-    file: str  # a bare name
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Plan:
     """Tensor name -> format name for every matrix, and what follows from it."""
 
@@ -88,8 +80,7 @@ class Plan:
     note: str | None = None  # for example: the KL limit could not be met within the bytes
     fixed_bytes: int = 0  # of `bytes`, what no format changes: header, vectors
     budget: Budget | None = None  # what was asked for
-    facts: Mapping[str, str | int | float] = field(default_factory=dict)  # seed, calibration texts and tokens
-    importance: Companion | None = None  # where the rounding's weights lie; None means that all weights count alike
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)  # what its rounding's statistics come from
 
 
 def stored_bytes(format: Format, shape: tuple[int, ...]) -> int:

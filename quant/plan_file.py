@@ -4,8 +4,7 @@
       "schema_version": 1,
       "fingerprint": "...", "bytes": ..., "fixed_bytes": ..., "kld_predicted": ..., "note": ...,
       "budget": {"max_bytes": ..., "max_kl": ..., "max_bpw": ..., "formats": [...]},
-      "facts": {"seed": 0, ...},
-      "importance": {"file": "plan.importance.safetensors", "sha256": "..."},
+      "facts": {"seed": 0, "calibration_texts": "notes.txt", "windows_sha256": "..."},
       "tensors": {"NAME": {"format": "q5_1", "bytes": ..., "kl": ...}, ...},
       "table": {"NAME": {"role": "q", "layer": 0, "shape": [N, K], "candidates": [[type, bytes, kl, kl_error], ...]}},
       "curve": [[bytes, kl], ...],
@@ -17,12 +16,10 @@ To edit a plan, change a "format" under "tensors".
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,9 +27,7 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.files import atomic_write
 from edgekit.quant.formats import format_of
-from edgekit.quant.importance_file import encode_importance, read_importance
-from edgekit.quant.plan import Budget, Candidate, Companion, CurvePoint, MeasuredKl, Plan, Sensitivity, derive, replan
-from edgekit.quant.statistics import Importance
+from edgekit.quant.plan import Budget, Candidate, CurvePoint, MeasuredKl, Plan, Sensitivity, derive, replan
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 28
@@ -40,20 +35,10 @@ MAX_BYTES = 1 << 28
 T = TypeVar("T")
 
 
-def write_plan(plan: Plan, path: Path, importance: Mapping[str, Importance] | None = None) -> Plan:
-    """Write the plan and, beside it, the importance that its rounding takes; the plan as written, naming that file.
-
-    Both files are whole or as they were. Raises InputError or TargetError as `atomic_write` does.
-    """
-    content = encode_importance(importance) if importance else None
-    companion = path.with_name(f"{path.stem}.importance.safetensors")
-    named = None if content is None else Companion(companion.name, hashlib.sha256(content).hexdigest())
-    plan = replace(plan, importance=named)
-    with ExitStack() as files:  # neither takes its name before both are written
-        files.enter_context(atomic_write(path)).write(_encode(plan).encode())
-        if content is not None:
-            files.enter_context(atomic_write(companion)).write(content)
-    return plan
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write the plan, whole or not at all. Raises InputError or TargetError as `atomic_write` does."""
+    with atomic_write(path) as file:
+        file.write(_encode(plan).encode())
 
 
 def read_plan(path: Path, checkpoint: Checkpoint | None = None) -> Plan:
@@ -67,20 +52,6 @@ def read_plan(path: Path, checkpoint: Checkpoint | None = None) -> Plan:
     if not plan.sensitivities:  # a uniform plan of no table: nothing to derive from
         return plan
     return derive(plan, {s.name: s.shape for s in plan.sensitivities}, source=str(path))
-
-
-def plan_importance(plan: Plan, path: Path, checkpoint: Checkpoint) -> dict[str, Importance] | None:
-    """The importance written with the plan at `path`; None where the plan has none, or its file is no longer there.
-
-    Raises InputError where the file is there and is not the plan's.
-    """
-    if plan.importance is None:
-        return None
-    companion = path.with_name(plan.importance.file)
-    if not companion.exists():
-        return None
-    shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors if tensor.name in plan.formats}
-    return read_importance(companion, plan.importance.sha256, shapes)
 
 
 def _encode(plan: Plan) -> str:
@@ -107,7 +78,6 @@ def _encode(plan: Plan) -> str:
         "note": _line(plan.note),
         "budget": _line(None if plan.budget is None else asdict(plan.budget)),
         "facts": _line(dict(plan.facts)),
-        "importance": _line(None if plan.importance is None else asdict(plan.importance)),
         "tensors": _lines(tensors),
         "table": _lines(rows),
         "curve": _line([[point.bytes, point.kl] for point in plan.curve]),
@@ -169,7 +139,6 @@ def _decode(document: dict[str, Any], path: str) -> Plan:
         fixed_bytes=_whole(document.get("fixed_bytes"), f'{path}: "fixed_bytes"'),
         budget=_optional(_budget, document.get("budget"), f'{path}: "budget"'),
         facts=_facts(document.get("facts", {}), f'{path}: "facts"'),
-        importance=_optional(_companion, document.get("importance"), f'{path}: "importance"'),
     )
     if not plan.formats:
         raise InputError(f'{path}: "tensors" is empty: make the plan again')
@@ -209,14 +178,6 @@ def _budget(value: Any, where: str) -> Budget:
         formats=tuple(_text(name, where) for name in _sequence(fields.get("formats", []), f'{where}, "formats"')),
         max_bpw=_optional(_number, fields.get("max_bpw"), f'{where}, "max_bpw"'),
     )
-
-
-def _companion(value: Any, where: str) -> Companion:
-    fields = _mapping(value, where)
-    file = _text(fields.get("file"), f'{where}, "file"')
-    if file != Path(file).name:
-        raise InputError(f'{where}: "file" must be the bare name of a file beside the plan')
-    return Companion(file, _text(fields.get("sha256"), f'{where}, "sha256"'))
 
 
 def _facts(value: Any, where: str) -> dict[str, str | int | float]:

@@ -12,6 +12,8 @@ token t the layer computes W x_t, and g_t is the gradient of that sum there. The
     columns = sum_t |g_t|^2 x_t x_t^T / sum_t |g_t|^2                     (K, K)
     s       = sum_windows |grad_W|^2 / sum_t |g_t|^2 |x_t|^2
 
+Every fourth window's columns are kept apart: rounding is fitted on the others' and judged on these.
+
 There is no further constant: rows carry the scale. s makes up for the cross terms of different tokens: with it the
 expected KL of white noise in W is the Fisher's own trace. It is near 1 in feed-forward layers; values, whose errors add
 up over the tokens attended to, have s of 2 and more; keys, whose common error the softmax does not see, less than 1.
@@ -27,7 +29,7 @@ Sources: Martens and Grosse, arXiv 1503.05671 (K-FAC); Tseng et al., arXiv 2505.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = 4  # windows run at once
+HELD_OUT_EVERY = 4  # one window of so many is held out
 # Of a looked-up row's frequency; the rest is the model's mean softmax, which foretells other text's tokens better.
 FREQUENCY_FROM_TEXT = 0.25
 
@@ -60,13 +63,22 @@ class KroneckerTerm:
 
 @dataclass(frozen=True)
 class MatrixStatistics:
-    """The statistics of one matrix. A tied embedding has two terms: as head, and as looked-up input rows."""
+    """The statistics of one matrix. A tied embedding has two terms: as head, and as looked-up input rows.
+
+    The terms' columns are those of the windows on which rounding is fitted; their rows are those of all windows.
+    `held_out` (K, K) per term: the columns of the windows held out, on which the KL is predicted.
+    """
 
     name: str  # the tensor's Hugging Face name
     terms: tuple[KroneckerTerm, ...]
+    held_out: tuple[NDArray[np.float32], ...]
+
+    def of_rows(self, rows: NDArray[np.int64]) -> MatrixStatistics:
+        """Those of some of the matrix's rows."""
+        return replace(self, terms=tuple(replace(term, rows=term.rows[rows]) for term in self.terms))
 
     def importance(self) -> Importance:
-        """What rounding needs once the moments are dropped."""
+        """The diagonals of the terms: what rounding to nearest can take account of."""
         return Importance(
             rows=tuple(term.rows for term in self.terms),
             columns=tuple(np.ascontiguousarray(np.diagonal(term.columns)) for term in self.terms),
@@ -101,6 +113,7 @@ def collect(
     from tqdm import tqdm
 
     part = parts(model)
+    held = torch.from_numpy(held_out(len(windows)))
     names = {parameter_name(spec.name): spec.name for spec in checkpoint.tensors}
     modules = {id(module): f"{path}.weight" for path, module in model.named_modules()}
     ids = torch.as_tensor(np.asarray(windows, dtype=np.int64))
@@ -108,19 +121,26 @@ def collect(
     with tqdm(total=len(part.layers) + 2, desc="statistics", unit="layer", disable=None) as progress:
         recording = _record(model, part, ids, batches)
         progress.update()
-        head = _head(part, recording.hidden, torch.Generator().manual_seed(seed))
+        head = _head(part, recording.hidden, held, torch.Generator().manual_seed(seed))
         progress.update()
         tied = part.head.weight is part.embedding.weight
         if not tied:
-            yield MatrixStatistics(names[modules[id(part.head)]], (head.term,))
+            yield head.factors.statistics(names[modules[id(part.head)]])
         gradient = _through_norm(part.norm, recording.hidden, head.gradient, batches)
         for index in range(len(part.layers) - 1, -1, -1):
-            for linear, term in _layer(part.layers[index], recording, index, gradient, batches):
-                yield MatrixStatistics(names[modules[id(linear)]], (term,))
+            for linear, factors in _layer(part.layers[index], recording, index, gradient, batches, held):
+                yield factors.statistics(names[modules[id(linear)]])
             progress.update()
-        lookup = _lookup(part, ids, gradient, head.mean_softmax)
-        terms = (head.term, lookup) if tied else (lookup,)
-        yield MatrixStatistics(names[modules[id(part.embedding)]], terms)
+        lookup = _lookup(part, ids, gradient, head.mean_softmax, held)
+        name = names[modules[id(part.embedding)]]
+        yield head.factors.statistics(name, lookup) if tied else lookup.statistics(name)
+
+
+def held_out(windows: int) -> NDArray[np.bool_]:
+    """(windows,) which of them are held out: the last of every four, of fewer the last; a single one is not."""
+    held = np.arange(windows) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    held[windows - 1] |= 1 < windows < HELD_OUT_EVERY
+    return np.asarray(held)
 
 
 @dataclass
@@ -165,14 +185,53 @@ def _record(model: Any, part: Parts, ids: torch.Tensor, batches: list[slice]) ->
 
 
 @dataclass(frozen=True)
-class _Head:
+class _Factors:
+    """A term, and its columns on the windows held out."""
+
     term: KroneckerTerm
+    held_out: NDArray[np.float32]
+
+    def statistics(self, name: str, *others: _Factors) -> MatrixStatistics:
+        factors = (self, *others)
+        return MatrixStatistics(name, tuple(f.term for f in factors), tuple(f.held_out for f in factors))
+
+
+class _Columns:
+    """Weighted sums of x x^T over tokens, those of windows held out apart."""
+
+    def __init__(self, width: int) -> None:
+        import torch
+
+        self.moments = torch.zeros(2, width, width)  # [0] to fit on, [1] held out
+        self.totals = [0.0, 0.0]  # of the weights
+
+    def add(self, x: torch.Tensor, weights: torch.Tensor, held: torch.Tensor) -> None:
+        """x (R, K), weights (R,) and whether each row is held out (R,)."""
+        for side, rows in enumerate((~held, held)):
+            if rows.any():
+                chosen, weighing = x[rows], weights[rows]
+                self.moments[side] += (chosen * weighing[:, None]).T @ chosen
+                self.totals[side] += float(weighing.double().sum())
+
+    def factors(self, rows: torch.Tensor) -> _Factors:
+        """With the term's rows (N,), per token; where nothing was held out, what there is serves for both."""
+        fit, apart = (
+            moment / total if total > 0 else moment  # no weight: the matrix has no influence, and rows are zero
+            for moment, total in zip(self.moments, self.totals, strict=True)
+        )
+        term = KroneckerTerm(rows.float().numpy(), fit.numpy())
+        return _Factors(term, apart.numpy() if self.totals[1] > 0 else term.columns)
+
+
+@dataclass(frozen=True)
+class _Head:
+    factors: _Factors
     mean_softmax: torch.Tensor  # (V,) float64
     gradient: torch.Tensor  # (W, T, D) float32, at the head's input
 
 
 @quick_matmul()
-def _head(part: Parts, hidden: torch.Tensor, generator: torch.Generator) -> _Head:
+def _head(part: Parts, hidden: torch.Tensor, held: torch.Tensor, generator: torch.Generator) -> _Head:
     """The head's term, in closed form, and the gradient at its input for sampled labels, in blocks of rows.
 
     The score of one sampled label y is W[y] - sum_v p[v] W[v]. The difference of two independent labels' rows over
@@ -185,7 +244,8 @@ def _head(part: Parts, hidden: torch.Tensor, generator: torch.Generator) -> _Hea
     weight, softcap = part.head.weight, part.softcap
     vocab, width = weight.shape
     rows, mean = torch.zeros(vocab, dtype=torch.float64), torch.zeros(vocab, dtype=torch.float64)
-    moment, total = torch.zeros(width, width), 0.0
+    columns = _Columns(width)
+    held_rows = held.repeat_interleave(hidden.shape[1])
     gradient = torch.empty_like(hidden)
     with torch.no_grad():
         states, flat = hidden.reshape(-1, width), gradient.view(-1, width)
@@ -207,11 +267,10 @@ def _head(part: Parts, hidden: torch.Tensor, generator: torch.Generator) -> _Hea
                 spread, weights = variance.sum(dim=0), variance.sum(dim=1)
                 signs = signs * torch.gather(slope, 1, labels)
             rows += spread
-            moment += (x * weights[:, None]).T @ x
-            total += float(weights.double().sum())
+            columns.add(x, weights, held_rows[start : start + ROW_BLOCK])
             flat[start : start + ROW_BLOCK] = (weight[labels] * signs[:, :, None]).sum(dim=1)
     count = len(states)
-    return _Head(_term(rows / count, moment, total), mean / count, gradient)
+    return _Head(columns.factors(rows / count), mean / count, gradient)
 
 
 def _through_norm(norm: Any, hidden: torch.Tensor, gradient: torch.Tensor, batches: list[slice]) -> torch.Tensor:
@@ -230,66 +289,69 @@ class _Moments:
     """A linear's running sums over tokens."""
 
     rows: torch.Tensor  # (N,) float64: g^2
-    columns: torch.Tensor  # (K, K) float32: |g|^2 x x^T
-    total: float = 0.0  # |g|^2
+    columns: _Columns  # |g|^2 x x^T
+    independent: float = 0.0  # |g|^2 |x|^2
     coherent: float = 0.0  # |sum of g x^T over a window|^2
 
-    def add(self, x: torch.Tensor, g: torch.Tensor) -> None:
-        """x (windows, T, K), g (windows, T, N)."""
+    def add(self, x: torch.Tensor, g: torch.Tensor, held: torch.Tensor) -> None:
+        """x (windows, T, K), g (windows, T, N), and which windows are held out (windows,)."""
         for window_x, window_g in zip(x, g, strict=True):
             gradient = window_g.T @ window_x
             self.coherent += float(gradient.square_().sum(dim=1).double().sum())
+        held_rows = held.repeat_interleave(x.shape[1])
         x, g = x.flatten(0, 1), g.flatten(0, 1)
         squares = g.square()
         weights = squares.sum(dim=1)
         self.rows += squares.sum(dim=0)
-        self.columns += (x * weights[:, None]).T @ x
-        self.total += float(weights.double().sum())
+        self.independent += float((weights * x.square().sum(dim=1)).double().sum())
+        self.columns.add(x, weights, held_rows)
 
-    def term(self, tokens: int) -> KroneckerTerm:
-        independent = float(self.columns.diagonal().double().sum())  # sum |g|^2 |x|^2
-        scale = self.coherent / independent if independent > 0 else 0.0
-        return _term(self.rows * (scale / tokens), self.columns, self.total)
+    def factors(self, tokens: int) -> _Factors:
+        scale = self.coherent / self.independent if self.independent > 0 else 0.0
+        return self.columns.factors(self.rows * (scale / tokens))
 
 
 @quick_matmul()
 def _layer(
-    layer: Any, recording: _Recording, index: int, gradient: torch.Tensor, batches: list[slice]
-) -> list[tuple[Any, KroneckerTerm]]:
+    layer: Any, recording: _Recording, index: int, gradient: torch.Tensor, batches: list[slice], held: torch.Tensor
+) -> list[tuple[Any, _Factors]]:
     """The terms of one layer's linears; `gradient` at the layer's output becomes that at its input."""
     import torch
 
     linears = [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
     moments = [
-        _Moments(torch.zeros(m.out_features, dtype=torch.float64), torch.zeros(m.in_features, m.in_features))
-        for m in linears
+        _Moments(torch.zeros(linear.out_features, dtype=torch.float64), _Columns(linear.in_features))
+        for linear in linears
     ]
+    current = batches[0]
 
     def watch(moment: _Moments) -> Any:
         def hook(_module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             x = args[0].detach()
-            output.register_hook(lambda g: moment.add(x, g))  # type: ignore[no-untyped-call]
+            output.register_hook(lambda g: moment.add(x, g, held[current]))  # type: ignore[no-untyped-call]
 
         return hook
 
     handles = [linear.register_forward_hook(watch(m)) for linear, m in zip(linears, moments, strict=True)]
     try:
-        for number, batch in enumerate(batches):
-            x = recording.inputs[index][batch].requires_grad_()
+        for number, current in enumerate(batches):  # read by the hooks
+            x = recording.inputs[index][current].requires_grad_()
             with torch.enable_grad():
                 output = layer(x, **recording.arguments[index][number])
                 output = output[0] if isinstance(output, tuple) else output
-                (gradient[batch],) = torch.autograd.grad(output, x, gradient[batch].clone())
+                (gradient[current],) = torch.autograd.grad(output, x, gradient[current].clone())
     finally:
         for handle in handles:
             handle.remove()
     recording.inputs[index] = torch.empty(0)
     recording.arguments[index] = []
     tokens = gradient.shape[0] * gradient.shape[1]
-    return [(linear, moment.term(tokens)) for linear, moment in zip(linears, moments, strict=True)]
+    return [(linear, moment.factors(tokens)) for linear, moment in zip(linears, moments, strict=True)]
 
 
-def _lookup(part: Parts, ids: torch.Tensor, gradient: torch.Tensor, mean_softmax: torch.Tensor) -> KroneckerTerm:
+def _lookup(
+    part: Parts, ids: torch.Tensor, gradient: torch.Tensor, mean_softmax: torch.Tensor, held: torch.Tensor
+) -> _Factors:
     """The embedding's term as a table: rows = how often each token is looked up, weighted by |g|^2.
 
     Windows begin with the same token, which the model never predicts: its share is what was seen. The other positions'
@@ -305,11 +367,7 @@ def _lookup(part: Parts, ids: torch.Tensor, gradient: torch.Tensor, mean_softmax
     share = weights[:, 1:].sum()
     rows.index_add_(0, ids[:, 1:].reshape(-1), weights[:, 1:].reshape(-1) * FREQUENCY_FROM_TEXT)
     rows += mean_softmax / mean_softmax.sum() * share * (1 - FREQUENCY_FROM_TEXT)
-    total = float(weights.sum())
-    return _term(rows / ids.numel(), g.T @ g, total)
-
-
-def _term(rows: torch.Tensor, moment: torch.Tensor, total: float) -> KroneckerTerm:
-    """rows are per token; `moment` is the weighted sum of x x^T and `total` the sum of its weights."""
-    columns = moment / total if total > 0 else moment  # no weight: the matrix has no influence, and rows are zero
-    return KroneckerTerm(rows.float().numpy(), columns.numpy())
+    columns = _Columns(width)
+    directions = torch.nn.functional.normalize(g, dim=1)  # each is weighted by its |g|^2
+    columns.add(directions, g.square().sum(dim=1), held.repeat_interleave(ids.shape[1]))
+    return columns.factors(rows / ids.numel())

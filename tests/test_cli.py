@@ -163,7 +163,7 @@ def test_quantize_passes_its_options_on(calls: list[Any], tmp_path: Path) -> Non
         None,
         None,
     )
-    assert named == {"plan": None, "calib": [text, text], "seed": 7, "adapter": None, "report": False}
+    assert named == {"plan": None, "calib": [text, text], "seed": 7, "adapter": None, "work": None, "report": False}
 
 
 def test_a_device_brings_its_defaults(calls: list[Any], tmp_path: Path) -> None:
@@ -188,12 +188,13 @@ def test_plan_and_export_pass_their_options_on(calls: list[Any], tmp_path: Path)
     name, (checkpoint, target, path), named = calls[0]
     assert (name, checkpoint, path) == ("plan", str(SAMPLE), plan)
     assert (target.bpw, target.formats) == (4.5, ("q4_0", "q8_0"))
-    assert named == {"calib": [], "seed": 0, "adapter": None}
+    assert named == {"calib": [], "seed": 0, "adapter": None, "work": None}
     plan.write_text("{}")
     assert main(shlex.split(f"quantize {SAMPLE} --plan {plan} -o {output}")) == 0
     assert calls[1][1] == (str(SAMPLE), output, None) and calls[1][2]["plan"] == plan
-    assert main(shlex.split(f"export {SAMPLE} --plan {plan} --adapter {tmp_path} -o {output}")) == 0
-    assert calls[2] == ("export", (str(SAMPLE), output), {"plan": plan, "adapter": tmp_path})
+    assert main(shlex.split(f"export {SAMPLE} --plan {plan} --adapter {tmp_path} --work {tmp_path} -o {output}")) == 0
+    named = {"plan": plan, "calib": [], "adapter": tmp_path, "work": tmp_path}
+    assert calls[2] == ("export", (str(SAMPLE), output), named)
 
 
 # What is printed

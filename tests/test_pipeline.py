@@ -38,7 +38,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def planned(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plan file for 5 MB with its importances."""
+    """A plan file for 5 MB."""
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     edgekit.plan(SAMPLE, Target(size_bytes=5_000_000), path, calib=[text])
     return path
@@ -111,8 +111,6 @@ def test_a_plan_edited_by_hand_is_followed(planned: Path, tmp_path: Path) -> Non
     document["tensors"]["model.layers.3.mlp.down_proj.weight"]["format"] = "f16"
     edited = tmp_path / "edited.json"
     edited.write_text(json.dumps(document), encoding="utf-8")
-    companion = planned.with_name("plan.importance.safetensors")
-    (tmp_path / companion.name).write_bytes(companion.read_bytes())
     made = edgekit.export(SAMPLE, tmp_path / "m.gguf", plan=edited)
     types = {tensor.name: tensor.ggml_type for tensor in read_header(made.path).tensors}
     assert types["blk.3.ffn_down.weight"] == GGMLQuantizationType.F16
@@ -126,11 +124,17 @@ def test_a_plan_fits_a_copy_of_the_checkpoint_with_another_header(planned: Path,
     assert made.path.stat().st_size == made.bytes == made.plan.bytes > read_plan(planned).bytes
 
 
-def test_export_without_the_importances_says_so(planned: Path, tmp_path: Path) -> None:
+def test_a_plan_whose_text_is_gone_asks_for_another(planned: Path, text: Path, tmp_path: Path) -> None:
+    document = json.loads(planned.read_text(encoding="utf-8"))
+    document["facts"]["calibration_texts"] = str(tmp_path / "gone.txt")
     alone = tmp_path / "plan.json"
-    alone.write_bytes(planned.read_bytes())
-    made = edgekit.export(SAMPLE, tmp_path / "m.gguf", plan=alone)
-    assert made.plan.note is not None and "without importance" in made.plan.note
+    alone.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(InputError, match=r"gone\.txt, the calibration text of .*--calib"):
+        edgekit.export(SAMPLE, tmp_path / "m.gguf", plan=alone)
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text(encoding="utf-8")[1000:], encoding="utf-8")
+    made = edgekit.export(SAMPLE, tmp_path / "m.gguf", plan=alone, calib=[other])
+    assert made.plan.note is not None and "other calibration text" in made.plan.note
 
 
 def test_two_processes_make_the_same_bytes(text: Path, tmp_path: Path) -> None:

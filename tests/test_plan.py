@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from edgekit.models.errors import InputError
@@ -27,8 +26,7 @@ from edgekit.quant.plan import (
     replan,
     stored_bytes,
 )
-from edgekit.quant.plan_file import plan_importance, read_plan, write_plan
-from edgekit.quant.statistics import Importance
+from edgekit.quant.plan_file import read_plan, write_plan
 
 SHAPES = {"model.embed.weight": (50, 64), "model.layers.0.q.weight": (10, 256), "model.layers.0.down.weight": (7, 96)}
 FIXED = 1000
@@ -70,17 +68,6 @@ def make_plan() -> Plan:
     )
 
 
-def make_importance(terms: int = 2) -> dict[str, Importance]:
-    generator = np.random.default_rng(0)
-    return {
-        name: Importance(
-            tuple(generator.random(rows, np.float32) for _ in range(terms)),
-            tuple(generator.random(columns, np.float32) for _ in range(terms)),
-        )
-        for name, (rows, columns) in SHAPES.items()
-    }
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "plan.json"
@@ -94,7 +81,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def test_round_trip(path: Path) -> None:
     plan = make_plan()
-    assert write_plan(plan, path) == plan
+    write_plan(plan, path)
     assert read_plan(path) == plan
     assert read_plan(path, make_checkpoint()) == plan
     uniform = replace(plan, sensitivities=(), curve=(), measured=(), kld_predicted=None, note=None, budget=None)
@@ -103,12 +90,9 @@ def test_round_trip(path: Path) -> None:
 
 
 def test_the_same_plan_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
-    write_plan(make_plan(), path, make_importance())
-    other = tmp_path / "again"
-    other.mkdir()
-    write_plan(make_plan(), other / "plan.json", make_importance())
-    for name in ("plan.json", "plan.importance.safetensors"):
-        assert (tmp_path / name).read_bytes() == (other / name).read_bytes()
+    write_plan(make_plan(), path)
+    write_plan(make_plan(), tmp_path / "again.json")
+    assert path.read_bytes() == (tmp_path / "again.json").read_bytes()
 
 
 def test_one_matrix_a_line(path: Path) -> None:
@@ -187,7 +171,6 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "curve": (lambda d: d.update(curve=[[1]]), '"curve": a point'),
     "facts": (lambda d: d.update(facts={"seed": [1]}), '"facts", "seed"'),
     "budget": (lambda d: d.update(budget=5), '"budget" must be an object'),
-    "importance elsewhere": (lambda d: d.update(importance={"file": "../x", "sha256": "0"}), "bare name"),
     "version": (lambda d: d.update(schema_version=2), "schema_version is 2, not 1"),
 }
 
@@ -257,57 +240,8 @@ def test_a_plan_whose_numbers_are_not_finite_is_not_written(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["plan.json"]
 
 
-# The importance beside it
-
-
-def test_importance_round_trip(path: Path) -> None:
-    importance = make_importance()
-    plan = write_plan(make_plan(), path, importance)
-    assert plan.importance is not None and plan.importance.file == "plan.importance.safetensors"
-    assert read_plan(path) == plan
-    read = plan_importance(plan, path, make_checkpoint())
-    assert read is not None and list(read) == list(SHAPES)
-    for name, expected in importance.items():
-        for kind in ("rows", "columns"):
-            pairs = zip(getattr(read[name], kind), getattr(expected, kind), strict=True)
-            assert all(np.array_equal(got, wanted) for got, wanted in pairs)
-
-
-def test_a_plan_without_importance(path: Path) -> None:
-    plan = write_plan(make_plan(), path)
-    assert plan_importance(plan, path, make_checkpoint()) is None
-    plan = write_plan(make_plan(), path, make_importance())
-    (path.parent / "plan.importance.safetensors").unlink()
-    assert plan_importance(plan, path, make_checkpoint()) is None
-
-
-def test_importance_of_another_plan(path: Path) -> None:
-    plan = write_plan(make_plan(), path, make_importance())
-    write_plan(make_plan(), path.with_name("other.json"), make_importance(terms=1))
-    path.with_name("other.importance.safetensors").replace(path.with_name("plan.importance.safetensors"))
-    with pytest.raises(InputError, match=r"plan\.importance\.safetensors is not the file that belongs to the plan"):
-        plan_importance(plan, path, make_checkpoint())
-
-
-def test_importance_that_does_not_fit(path: Path) -> None:
-    importance = make_importance()
-    importance["model.embed.weight"] = importance["model.layers.0.down.weight"]
-    plan = write_plan(make_plan(), path, importance)
-    with pytest.raises(InputError, match=r'no importance that fits "model\.embed\.weight"'):
-        plan_importance(plan, path, make_checkpoint())
-    del importance["model.embed.weight"]
-    plan = write_plan(make_plan(), path, importance)
-    with pytest.raises(InputError, match=r'no importance that fits "model\.embed\.weight"'):
-        plan_importance(plan, path, make_checkpoint())
-
-
-def test_neither_file_changes_when_one_cannot_be_written(path: Path) -> None:
-    write_plan(make_plan(), path, make_importance())
-    companion = path.with_name("plan.importance.safetensors")
-    companion.unlink()
-    companion.mkdir()  # a name that cannot be replaced
-    before = path.read_bytes()
+def test_an_existing_plan_stays_when_the_new_one_cannot_be_written(path: Path) -> None:
+    path.mkdir()  # a name that cannot be replaced
     with pytest.raises(InputError, match="is a folder"):
-        write_plan(replace(make_plan(), note="new"), path, make_importance())
-    assert path.read_bytes() == before
-    assert sorted(file.name for file in path.parent.iterdir()) == ["plan.importance.safetensors", "plan.json"]
+        write_plan(make_plan(), path)
+    assert [file.name for file in path.parent.iterdir()] == ["plan.json"]

@@ -8,7 +8,7 @@ import pytest
 from edgekit.models.errors import InputError
 from edgekit.quant import rounding
 from edgekit.quant.formats import FORMATS, Format, format_of
-from edgekit.quant.rounding import damped, round_tensor
+from edgekit.quant.rounding import damped, round_tensor, round_to_nearest
 from edgekit.quant.statistics import Importance
 
 ROWS, COLUMNS = 37, 512
@@ -34,7 +34,7 @@ def test_chunks_equal_the_whole(format: Format, terms: int, monkeypatch: pytest.
     """Each row gets its own weights wherever chunks begin: a chunk's offset into the importance must not be lost."""
     values, importance = values_and_importance(terms)
     monkeypatch.setattr(rounding, "CHUNK_WEIGHTS", 5 * COLUMNS)
-    blocks = round_tensor(values, format, importance)
+    blocks = round_to_nearest(values, format, importance)
     assert blocks.shape == (ROWS, format.bytes(1, COLUMNS)) and blocks.dtype == np.uint8
     whole = importance.weights(0, ROWS)
     np.testing.assert_allclose(damped(whole) * np.ones((ROWS, 1)), damped(element_weights(importance)), rtol=1e-5)
@@ -51,14 +51,14 @@ def test_importance_lowers_the_error_that_it_weighs(name: str, terms: int) -> No
     def error(blocks: np.ndarray) -> float:
         return float(np.sum(weights * (format.decode(blocks).astype(np.float64) - values) ** 2))
 
-    assert error(round_tensor(values, format, importance)) < 0.97 * error(round_tensor(values, format))
+    assert error(round_to_nearest(values, format, importance)) < 0.97 * error(round_to_nearest(values, format, None))
 
 
 def test_no_importance_is_even_importance() -> None:
     values, _ = values_and_importance(1)
     even = Importance((np.ones(ROWS, np.float32),), (np.full(COLUMNS, 3e-9, np.float32),))
     format = format_of("q4_0")
-    weighted, plain = (format.decode(round_tensor(values, format, weights)) for weights in (even, None))
+    weighted, plain = (format.decode(round_to_nearest(values, format, weights)) for weights in (even, None))
     np.testing.assert_allclose(np.square(weighted - values).sum(), np.square(plain - values).sum(), rtol=0.01)
 
 
@@ -70,7 +70,7 @@ def test_zero_and_tiny_importance_still_round() -> None:
         row[3], row[4] = 0.0, 1e-37
     for name in ("q4_0", "q4_k", "q5_1", "q6_k"):
         format = format_of(name)
-        decoded = format.decode(round_tensor(values, format, Importance(rows, importance.columns)))
+        decoded = format.decode(round_to_nearest(values, format, Importance(rows, importance.columns)))
         share = np.square(decoded - values).sum(axis=1) / np.square(values).sum(axis=1)
         assert np.isfinite(decoded).all()
         assert share[[3, 4]].max() < 0.03
@@ -81,7 +81,7 @@ def test_dead_columns_keep_their_order_of_magnitude() -> None:
     columns = importance.columns[0].copy()
     columns[64:96] = 0  # a whole block that calibration never excited
     format = format_of("q4_0")
-    decoded = format.decode(round_tensor(values, format, Importance(importance.rows, (columns,))))
+    decoded = format.decode(round_to_nearest(values, format, Importance(importance.rows, (columns,))))
     block = values[:, 64:96]
     assert np.square(decoded[:, 64:96] - block).sum() < 0.02 * np.square(block).sum()
 

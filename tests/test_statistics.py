@@ -20,10 +20,11 @@ from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.forward import HeldOut, Parts, load_model, parts, replaced
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import load_tokenizer
-from edgekit.quant.statistics import FREQUENCY_FROM_TEXT, MatrixStatistics, _head, collect
+from edgekit.quant.statistics import FREQUENCY_FROM_TEXT, MatrixStatistics, _head, collect, held_out
 
 SAMPLE = Path(__file__).parent / "assets" / "sample"
 IDS = np.random.default_rng(0).integers(0, 4096, (6, 32))  # one batch of four windows and one of two
+HELD = torch.tensor([False, False, False, True, False, False])[:, None].expand(6, 32).flatten()
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
 
 
@@ -97,17 +98,23 @@ def test_every_term_equals_dense_autograd(
         gradients = g.view(*IDS.shape, -1).transpose(1, 2) @ x.view(*IDS.shape, -1)  # of the weights, per window
         coherence = gradients.square().sum() / (weights * x.square().sum(1)).sum()
         assert_close(term.rows, coherence * g.square().sum(0) / tokens, name)
-        assert_close(term.columns, (x * weights[:, None]).T @ x / weights.sum(), name)
+        for columns, side in ((term.columns, ~HELD), (statistics.held_out[0], HELD)):
+            assert_close(columns, (x * weights[:, None])[side].T @ x[side] / weights[side].sum(), name)
     head_x = dense.x["lm_head.weight"]
-    head_term = found["model.embed_tokens.weight" if tied else "lm_head.weight"].terms[0]
-    rows, columns, mean = dense_head(head_x, parts(model))
-    assert_close(head_term.rows, rows, "head")
-    assert_close(head_term.columns, columns, "head")
+    head = found["model.embed_tokens.weight" if tied else "lm_head.weight"]
+    rows, _, mean = dense_head(head_x, parts(model))
+    assert_close(head.terms[0].rows, rows, "head")
+    for columns, side in ((head.terms[0].columns, ~HELD), (head.held_out[0], HELD)):
+        assert_close(columns, dense_head(head_x[side], parts(model))[1], "head")
     lookup = found["model.embed_tokens.weight"].terms[-1]
     assert len(found["model.embed_tokens.weight"].terms) == (2 if tied else 1)
     g = dense.g["model.embed_tokens.weight"] * checkpoint.spec.embedding_scale
     weights = g.square().sum(1)
-    assert_close(lookup.columns, g.T @ g / weights.sum(), "lookup")
+    for columns, side in (
+        (lookup.columns, ~HELD),
+        (found["model.embed_tokens.weight"].held_out[-1], HELD),
+    ):
+        assert_close(columns, g[side].T @ g[side] / weights[side].sum(), "lookup")
     ids = torch.from_numpy(IDS)
     seen, first = torch.zeros(4096).double(), torch.zeros(4096).double()
     first.index_add_(0, ids[:, 0], weights.view(ids.shape)[:, 0])
@@ -158,7 +165,8 @@ def test_head_term_and_label_gradients_have_the_exact_fisher(softcap: float | No
     """20,000 draws at one hidden state: E[g g^T] at the head's input is W^T S (diag(p) - p p^T) S W."""
     tiny = TinyHead(softcap)
     state = torch.tensor([0.3, -0.5, 0.8, 0.1, -0.2, 0.6])
-    head = _head(tiny.part, state.expand(40, 500, 6).contiguous(), torch.Generator().manual_seed(2))
+    states = state.expand(40, 500, 6).contiguous()
+    head = _head(tiny.part, states, torch.zeros(40, dtype=torch.bool), torch.Generator().manual_seed(2))
     weight = tiny.linear.weight.double()
     raw = (weight @ state.double()).requires_grad_()
     jacobian = torch.autograd.functional.jacobian(
@@ -169,9 +177,23 @@ def test_head_term_and_label_gradients_have_the_exact_fisher(softcap: float | No
     g = head.gradient.reshape(-1, 6).double()
     expected = weight.T @ fisher @ weight
     np.testing.assert_allclose(g.T @ g / len(g), expected, atol=0.04 * float(expected.abs().max()))
-    np.testing.assert_allclose(head.term.rows, torch.diagonal(fisher), rtol=1e-4)
-    np.testing.assert_allclose(head.term.columns, torch.outer(state, state), rtol=1e-4)
+    np.testing.assert_allclose(head.factors.term.rows, torch.diagonal(fisher), rtol=1e-4)
+    np.testing.assert_allclose(head.factors.term.columns, torch.outer(state, state), rtol=1e-4)
     np.testing.assert_allclose(head.mean_softmax, p, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"), [(1, []), (2, [1]), (3, [2]), (4, [3]), (7, [3]), (12, [3, 7, 11]), (13, [3, 7, 11])]
+)
+def test_every_fourth_window_is_held_out(windows: int, expected: list[int]) -> None:
+    assert np.flatnonzero(held_out(windows)).tolist() == expected
+
+
+def test_a_single_window_serves_for_both(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", "llama", layers=1))
+    for statistics in collect(load_model(checkpoint), checkpoint, IDS[:1]):
+        for term, columns in zip(statistics.terms, statistics.held_out, strict=True):
+            np.testing.assert_array_equal(term.columns, columns)
 
 
 def test_layers_come_last_first_and_the_embedding_at_the_end(tmp_path: Path) -> None:

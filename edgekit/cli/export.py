@@ -16,7 +16,9 @@ def command(
     checkpoint: options.CheckpointArgument,
     output_path: options.OutputOption,
     plan: Annotated[Path, typer.Option(metavar="FILE", help="The plan to follow.")],
+    calib: options.CalibOption = None,
     adapter: options.AdapterOption = None,
+    work: options.WorkOption = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -24,8 +26,9 @@ def command(
     options.check_output(output_path, ".gguf")
     options.refuse_same(checkpoint, output_path)
     options.check_files("--plan", [plan])
+    options.check_files("--calib", calib or [])
     from edgekit import pipeline
 
     with output.stdout_reserved(as_json):
-        artifact = pipeline.export(checkpoint, output_path, plan=plan, adapter=adapter)
+        artifact = pipeline.export(checkpoint, output_path, plan=plan, calib=calib or [], adapter=adapter, work=work)
     quantize.show(artifact, as_json)

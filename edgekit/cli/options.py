@@ -90,6 +90,15 @@ CalibOption = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="Calibration text; may be repeated.  [default: sampled from the model]"),
 ]
+WorkOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--work",
+        metavar="DIR",
+        help="Keep statistics and rounded matrices here; a run that was stopped goes on from them.",
+        show_default=False,
+    ),
+]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
 RuntimeOption = Annotated[str, typer.Option(metavar="NAME", help="native, llama.cpp or torch.")]
 CacheTypeOption = Annotated[

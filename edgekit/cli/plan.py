@@ -26,6 +26,7 @@ def command(
     calib: options.CalibOption = None,
     adapter: options.AdapterOption = None,
     seed: options.SeedOption = 0,
+    work: options.WorkOption = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -42,7 +43,9 @@ def command(
     from edgekit.report.data import plan_bits_per_weight
 
     with output.stdout_reserved(as_json):
-        result = pipeline.plan(checkpoint, target, output_path, calib=calib or [], seed=seed, adapter=adapter)
+        result = pipeline.plan(
+            checkpoint, target, output_path, calib=calib or [], seed=seed, adapter=adapter, work=work
+        )
     plan = result.plan
     bpw = plan_bits_per_weight(plan)
     if as_json:

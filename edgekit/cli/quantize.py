@@ -38,6 +38,7 @@ def command(
     calib: options.CalibOption = None,
     adapter: options.AdapterOption = None,
     seed: options.SeedOption = 0,
+    work: options.WorkOption = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report beside the output.")] = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -56,7 +57,7 @@ def command(
         )
     else:
         options.check_files("--plan", [plan])
-        _refuse_beside_plan(device, size, bpw, bits, formats, tps, max_kl, context)
+        _refuse_beside_plan(device, size, bpw, bits, formats, tps, max_kl, context, seed or None)
     from edgekit import pipeline
 
     with output.stdout_reserved(as_json):
@@ -68,6 +69,7 @@ def command(
             calib=calib or [],
             seed=seed,
             adapter=adapter,
+            work=work,
             report=not no_report,
         )
     show(artifact, as_json)
@@ -114,7 +116,7 @@ def nats(kl: float | None) -> str | None:
 
 
 def _refuse_beside_plan(*values: object) -> None:
-    names = ("--device", "--size", "--bpw", "--bits", "--formats", "--tps", "--max-kl", "--context")
+    names = ("--device", "--size", "--bpw", "--bits", "--formats", "--tps", "--max-kl", "--context", "--seed")
     given = [name for name, value in zip(names, values, strict=True) if value is not None]
     if given:
-        raise InputError(f"--plan already names every tensor's type: drop {' and '.join(given)}, or --plan")
+        raise InputError(f"--plan already says what to make: drop {' and '.join(given)}, or --plan")

@@ -24,13 +24,13 @@ def block_format(name: str, *, ggml_type: int, file_type: int, width: int, scale
 
     def encode(rows: FloatRows, importance: FloatRows | None = None) -> Blocks:
         weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
-        return _native.encode(name, np.ascontiguousarray(rows, np.float32), weights, _threads())
+        return _native.encode(name, np.ascontiguousarray(rows, np.float32), weights, threads())
 
     def decode(blocks: Blocks) -> FloatRows:
-        return _native.decode(name, np.ascontiguousarray(blocks), _columns(blocks), _threads())
+        return _native.decode(name, np.ascontiguousarray(blocks), _columns(blocks), threads())
 
     def unpack(blocks: Blocks) -> Codes:
-        codes, scales, minima = _native.unpack(name, np.ascontiguousarray(blocks), _columns(blocks), _threads())
+        codes, scales, minima = _native.unpack(name, np.ascontiguousarray(blocks), _columns(blocks), threads())
         return Codes(codes=codes, scales=scales, minima=minima, levels=_native.levels(name), group=group)
 
     def _columns(blocks: Blocks) -> int:
@@ -52,6 +52,7 @@ def block_format(name: str, *, ggml_type: int, file_type: int, width: int, scale
     )
 
 
-def _threads() -> int:
+def threads() -> int:
+    """How many threads the C core takes."""
     # Not cpu_count: a container or taskset may leave this process fewer cores than the machine has.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,99 @@
+"""Rounding in which the weights of a row make up for each other's errors, within a block format's grid.
+
+With e = decoded - w, row n costs 1/2 e^T H e, where H is the sum over the matrix's terms of rows[n] * columns. Rounding
+to nearest sees H's diagonal only. GPTQ (Frantar et al., arXiv 2210.17323) rounds one column after another, those of the
+largest diagonal first, and after each moves the columns still to come to where they cancel most of its error: with the
+upper Cholesky factor U of H^-1, by -(error / U[k, k]) U[k, k+1:]. Scales stay as the weighted search found them (static
+groups). Descent then goes over all scales, minima and codes again and again, and changes those that lower the whole
+quadratic.
+
+The rows of a linear layer share one H up to a factor. Those of a tied embedding do not: as head and as looked-up input
+they have two terms in any proportion, so that rows of about the same proportion are rounded together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import _native
+from edgekit.models.errors import InputError
+from edgekit.quant.formats.block import threads
+from edgekit.quant.formats.format import Blocks, FloatRows, Format
+from edgekit.quant.statistics import KroneckerTerm
+
+DAMPING = 0.1  # of the mean diagonal, added to it; GPTQ's 0.01 follows the noise of a few thousand tokens
+SWEEPS = 3  # of descent; most rows are at rest before
+PROPORTION_STEP = 0.5  # rows of one group have proportions of their two terms within this natural logarithm
+LARGEST_PROPORTION = 100.0  # beyond it, or below one over it, the smaller term hardly matters
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows (R,) of a matrix with the same Hessian up to a factor: (K, K) float32, damped."""
+
+    rows: NDArray[np.int64]
+    hessian: NDArray[np.float32]
+
+    def order_and_factor(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """GPTQ's order of columns (K,), and the upper Cholesky factor (K, K) of H^-1 in that order."""
+        order = np.argsort(-np.diagonal(self.hessian), kind="stable")
+        ordered = self.hessian[np.ix_(order, order)].astype(np.float64)
+        # With rows and columns in reverse, L L^T = H gives U^-1: one factorisation and one inverse in all.
+        lower = np.linalg.cholesky(ordered[::-1, ::-1])
+        factor = np.triu(np.linalg.inv(lower[::-1, ::-1]))
+        return order.astype(np.int32), np.ascontiguousarray(factor, dtype=np.float32)
+
+
+def row_groups(terms: Sequence[KroneckerTerm]) -> Iterator[RowGroup]:
+    """All rows of a matrix, in groups; one group where there is one term. Raises InputError for NaN or infinity."""
+    if len(terms) == 1:
+        yield RowGroup(np.arange(len(terms[0].rows)), _damped(terms[0].columns))
+        return
+    head, lookup = terms
+    traces = [max(float(np.trace(term.columns, dtype=np.float64)), 1e-300) for term in terms]
+    sizes = [term.rows.astype(np.float64) * trace for term, trace in zip(terms, traces, strict=True)]
+    floor = 1e-300
+    limit = np.log(LARGEST_PROPORTION)
+    proportions = np.clip(np.log(np.maximum(sizes[1], floor)) - np.log(np.maximum(sizes[0], floor)), -limit, limit)
+    numbers = np.floor(proportions / PROPORTION_STEP)
+    for number in np.unique(numbers):
+        rows = np.flatnonzero(numbers == number)
+        weights = (sizes[0] + sizes[1])[rows]
+        mean = np.average(proportions[rows], weights=weights if weights.sum() > 0 else None)
+        yield RowGroup(rows, _damped(head.columns / traces[0] + lookup.columns * (np.exp(mean) / traces[1])))
+
+
+def compensated(
+    values: FloatRows, plain: Sequence[tuple[Format, Blocks]], terms: Sequence[KroneckerTerm]
+) -> list[Blocks]:
+    """GPTQ of `values` (N, K) in each block format, in the scales of its `plain` blocks (N, B)."""
+    results = [np.empty_like(blocks) for _, blocks in plain]
+    for group in row_groups(terms):
+        order, factor = group.order_and_factor()
+        chosen = values[group.rows]
+        for (format, blocks), result in zip(plain, results, strict=True):
+            result[group.rows] = _native.compensate(format.name, chosen, blocks[group.rows], factor, order, threads())
+    return results
+
+
+def descended(values: FloatRows, format: Format, blocks: Blocks, terms: Sequence[KroneckerTerm]) -> Blocks:
+    """The blocks (N, B) of `values` (N, K) after up to SWEEPS sweeps of coordinate descent."""
+    result = np.empty_like(blocks)
+    for group in row_groups(terms):
+        result[group.rows], _ = _native.descend(
+            format.name, values[group.rows], blocks[group.rows], group.hessian, SWEEPS, threads()
+        )
+    return result
+
+
+def _damped(hessian: NDArray[np.float32]) -> NDArray[np.float32]:
+    damped = hessian.astype(np.float64)
+    if not np.isfinite(damped).all():
+        raise InputError("calibration gave moments that are not finite numbers: the model's activations overflow")
+    mean = float(np.trace(damped)) / len(damped)
+    damped[np.diag_indices_from(damped)] += DAMPING * mean if mean > 0 else 1.0
+    return np.ascontiguousarray(damped, dtype=np.float32)

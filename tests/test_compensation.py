@@ -1,0 +1,160 @@
+"""GPTQ and descent over whole matrices: groups of rows, Hessians and factors, the choice on what is held out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rounding_oracle import compensated as dense_compensated
+from rounding_oracle import parts_of
+
+from edgekit.models.errors import InputError
+from edgekit.quant import compensation, row_sample
+from edgekit.quant.compensation import DAMPING, LARGEST_PROPORTION, PROPORTION_STEP, compensated, descended, row_groups
+from edgekit.quant.formats import FORMATS, Format, format_of
+from edgekit.quant.quadratic import quadratic_kl
+from edgekit.quant.rounding import round_tensor, round_to_nearest
+from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
+
+BLOCK_FORMATS = tuple(format for format in FORMATS if format.unpack)
+
+
+def make_matrix(rows: int, columns: int, terms: int, seed: int = 0) -> tuple[np.ndarray, MatrixStatistics]:
+    """Heavy-tailed weights; inputs that depend on one another; what is held out comes from the same inputs."""
+    generator = np.random.default_rng(seed)
+    values = (0.02 * generator.standard_t(5, (rows, columns))).astype(np.float32)
+    parts, held_out = [], []
+    for _ in range(terms):
+        mixing = generator.standard_normal((columns, columns)) * generator.lognormal(0, 0.5, columns)
+        for moments in (parts, held_out):
+            inputs = generator.standard_normal((4 * columns, columns)) @ mixing
+            moments.append((inputs.T @ inputs / len(inputs)).astype(np.float32))
+    weights = [(1e-4 * generator.lognormal(0, 2, rows)).astype(np.float32) for _ in range(terms)]
+    fitted = tuple(KroneckerTerm(w, c) for w, c in zip(weights, parts, strict=True))
+    return values, MatrixStatistics("m", fitted, tuple(held_out))
+
+
+def damped(hessian: np.ndarray) -> np.ndarray:
+    return hessian + DAMPING * np.trace(hessian) / len(hessian) * np.eye(len(hessian))
+
+
+def test_one_term_is_one_group() -> None:
+    _, statistics = make_matrix(9, 64, 1)
+    (group,) = row_groups(statistics.terms)
+    np.testing.assert_array_equal(group.rows, np.arange(9))
+    np.testing.assert_allclose(group.hessian, damped(statistics.terms[0].columns.astype(np.float64)), rtol=1e-6)
+
+
+def test_a_group_has_nearly_the_hessian_of_each_of_its_rows() -> None:
+    _, statistics = make_matrix(300, 32, 2)
+    head, lookup = statistics.terms
+    head.rows[5], lookup.rows[6] = 0, 0
+    head.rows[7] = lookup.rows[7] = 0
+    groups = list(row_groups(statistics.terms))
+    assert len(groups) > 5
+    assert sorted(np.concatenate([group.rows for group in groups]).tolist()) == list(range(300))
+    for group in groups:
+        found = group.hessian.astype(np.float64)
+        for row in group.rows:
+            exact = sum(float(t.rows[row]) * t.columns.astype(np.float64) for t in (head, lookup))
+            if not exact.any():
+                continue
+            ratio = np.linalg.eigvals(np.linalg.solve(damped(exact), found)).real
+            # the proportion of the two terms is off by a step at most, or it is beyond the largest
+            assert ratio.max() / ratio.min() < np.exp(PROPORTION_STEP) * (1 + 2 / LARGEST_PROPORTION) ** 2
+
+
+def test_the_factor_is_the_textbooks() -> None:
+    _, statistics = make_matrix(3, 96, 1)
+    (group,) = row_groups(statistics.terms)
+    order, factor = group.order_and_factor()
+    diagonal = np.diagonal(group.hessian)
+    assert np.all(np.diff(diagonal[order]) <= 0) and sorted(order.tolist()) == list(range(96))
+    inverse = np.linalg.inv(group.hessian.astype(np.float64)[np.ix_(order, order)])
+    np.testing.assert_allclose(factor, np.linalg.cholesky(inverse).T, atol=1e-5 * float(np.abs(factor).max()))
+
+
+@pytest.mark.parametrize("format", BLOCK_FORMATS, ids=lambda format: format.name)
+def test_every_row_is_compensated_under_its_groups_hessian(format: Format) -> None:
+    values, statistics = make_matrix(20, 256, 2)
+    plain = round_to_nearest(values, format, statistics.importance())
+    other = format_of("q4_0")
+    nearest = round_to_nearest(values, other, statistics.importance())
+    found, beside = compensated(values, [(format, plain), (other, nearest)], statistics.terms)
+    np.testing.assert_array_equal(beside, compensated(values, [(other, nearest)], statistics.terms)[0])
+    for group in row_groups(statistics.terms):
+        order, _ = group.order_and_factor()
+        rows = group.rows
+        expected = dense_compensated(
+            format, values[rows].astype(np.float64), plain[rows], group.hessian.astype(np.float64), order
+        )
+        assert np.mean(parts_of(format, found[rows]).level != expected) < 1e-3  # float32 ties
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("name", ["q4_0", "iq4_nl", "q4_k", "q5_1", "q6_k"])
+def test_each_step_lowers_the_kl(name: str, terms: int) -> None:
+    values, statistics = make_matrix(24, 256, terms)
+    format = format_of(name)
+    plain = round_to_nearest(values, format, statistics.importance())
+    (first,) = compensated(values, [(format, plain)], statistics.terms)
+    second = descended(values, format, first, statistics.terms)
+    kls = [quadratic_kl(values, format, blocks, statistics).sum() for blocks in (plain, first, second)]
+    assert kls[1] < 0.9 * kls[0] and kls[2] < 0.98 * kls[1]
+    np.testing.assert_array_equal(round_tensor(values, format, statistics), second)
+    np.testing.assert_array_equal(round_tensor(values, format, statistics, descend=False), first)
+
+
+def test_what_the_windows_held_out_do_not_confirm_is_not_taken() -> None:
+    """Inputs that move together in the fit only: making up for one another's errors would do harm."""
+    values, statistics = make_matrix(16, 64, 1)
+    diagonal = np.diag(np.diagonal(statistics.terms[0].columns)).copy()
+    statistics = replace(statistics, held_out=(diagonal,))
+    format = format_of("q4_0")
+    plain = round_to_nearest(values, format, statistics.importance())
+    np.testing.assert_array_equal(round_tensor(values, format, statistics), plain)
+
+
+def test_a_sample_of_rows_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, statistics = make_matrix(400, 64, 2)
+    format = format_of("q5_1")
+    whole = round_tensor(values, format, statistics)
+    monkeypatch.setattr(row_sample, "SAMPLE_WEIGHTS", 100 * 64)
+    np.testing.assert_array_equal(round_tensor(values, format, statistics), whole)
+
+
+def test_moments_without_weight_still_round() -> None:
+    values, statistics = make_matrix(6, 64, 2)
+    zero = tuple(KroneckerTerm(np.zeros(6, np.float32), np.zeros((64, 64), np.float32)) for _ in range(2))
+    statistics = replace(statistics, terms=zero, held_out=tuple(term.columns for term in zero))
+    format = format_of("q4_0")
+    decoded = format.decode(round_tensor(values, format, statistics))
+    assert np.square(decoded - values).sum() < 0.02 * np.square(values).sum()
+
+
+def test_moments_that_are_no_numbers_are_refused() -> None:
+    _, statistics = make_matrix(6, 64, 1)
+    statistics.terms[0].columns[3, 3] = np.inf
+    with pytest.raises(InputError, match="not finite"):
+        list(row_groups(statistics.terms))
+
+
+def test_the_damping_is_worth_it() -> None:
+    """Fitted on hardly more tokens than there are columns, GPTQ's usual damping follows their noise."""
+    values, statistics = make_matrix(24, 128, 1)
+    generator = np.random.default_rng(3)
+    root = np.linalg.cholesky(statistics.held_out[0].astype(np.float64) + 1e-6 * np.eye(128))
+    inputs = generator.standard_normal((150, 128)) @ root.T
+    few = (inputs.T @ inputs / len(inputs)).astype(np.float32)
+    statistics = replace(statistics, terms=(KroneckerTerm(statistics.terms[0].rows, few),))
+    format = format_of("iq4_nl")
+    plain = round_to_nearest(values, format, statistics.importance())
+
+    def kl(damping: float) -> float:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compensation, "DAMPING", damping)
+            (blocks,) = compensated(values, [(format, plain)], statistics.terms)
+        return float(quadratic_kl(values, format, blocks, statistics).sum())
+
+    assert kl(DAMPING) < kl(0.001)
