@@ -22,21 +22,30 @@ INLINE __m256 load_column(enum floats floats, const uint8_t *at) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
 }
 
+/* One column of several stripes. */
+INLINE void add_column(enum floats floats, int stripes, const uint8_t *at, size_t stripe_bytes, float x,
+                       __m256 sums[FLOAT_STRIPES]) {
+  for (int s = 0; s < stripes; s++) {
+    sums[s] = _mm256_fmadd_ps(load_column(floats, at + (size_t)s * stripe_bytes), _mm256_set1_ps(x), sums[s]);
+  }
+}
+
 /* Several stripes at once, because the sum of one would wait for each multiply-add. */
 INLINE void dot_columns(enum floats floats, int stripes, const uint8_t *stripe, size_t columns, const float *x,
                         __m256 sums[FLOAT_STRIPES]) {
   const size_t bytes = column_bytes(floats), stripe_bytes = columns * bytes, line = 64 / bytes;
   for (int s = 0; s < stripes; s++) sums[s] = _mm256_setzero_ps();
-  for (size_t k = 0; k < columns; k++, stripe += bytes) {
+  size_t k = 0;
+  for (; k + line <= columns; k += line, stripe += 64) {
     /* where a stripe ends, the same one of those that are next */
-    const size_t rest = (columns - k) * bytes;
-    const size_t ahead = rest > FLOAT_AHEAD ? FLOAT_AHEAD : FLOAT_AHEAD + (size_t)(stripes - 1) * stripe_bytes;
+    const int is_last = (columns - k) * bytes <= FLOAT_AHEAD;
+    const size_t ahead = FLOAT_AHEAD + (is_last ? (size_t)(stripes - 1) * stripe_bytes : 0);
     for (int s = 0; s < stripes; s++) {
-      if (k % line == 0) _mm_prefetch((const char *)stripe + (size_t)s * stripe_bytes + ahead, _MM_HINT_T0);
-      const __m256 w = load_column(floats, stripe + (size_t)s * stripe_bytes);
-      sums[s] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[k]), sums[s]);
+      _mm_prefetch((const char *)stripe + (size_t)s * stripe_bytes + ahead, _MM_HINT_T0);
     }
+    for (size_t i = 0; i < line; i++) add_column(floats, stripes, stripe + i * bytes, stripe_bytes, x[k + i], sums);
   }
+  for (; k < columns; k++, stripe += bytes) add_column(floats, stripes, stripe, stripe_bytes, x[k], sums);
 }
 
 INLINE void float_gemv(enum floats floats, const uint8_t *stripe, size_t rows, size_t columns, const ek_activations *x,

@@ -128,7 +128,6 @@ INLINE void pair_256(block_256 type, int tokens, const uint8_t *a, const uint8_t
                      const ek_panel *x, size_t first, int add, float *out, size_t out_stride) {
   const size_t step = (size_t)type.tile_bytes + 16;
   __m512i sums[MOST_TOKENS], lanes[8], factors[8];
-  __m512 results[MOST_TOKENS];
   const int16_t *code_sums = x->sums[first];
   const float *x_scales = x->scales[first];
   UNROLL for (int t = 0; t < tokens; t++) sums[t] = _mm512_setzero_si512();
@@ -144,12 +143,13 @@ INLINE void pair_256(block_256 type, int tokens, const uint8_t *a, const uint8_t
       add_dots_256(lanes, 8, scales.front, &x->codes[first][k], tokens, sums);
     }
   }
-  load_tokens(tokens, results, rows, add, out, out_stride);
-  UNROLL for (int t = 0; t < tokens; t++) {
+  UNROLL for (int t = 0; t < tokens; t++, out += out_stride) {
     const __m512 product = product_256(type, a, b, sums[t], dot_of_sums(factors, code_sums + t * 2 * PANEL_GROUPS));
-    results[t] = _mm512_fmadd_ps(product, _mm512_set1_ps(x_scales[t * PANEL_GROUPS]), results[t]);
+    __m512 result; /* one token at a time: there are no registers for those of all */
+    load_tokens(1, &result, rows, add, out, out_stride);
+    result = _mm512_fmadd_ps(product, _mm512_set1_ps(x_scales[t * PANEL_GROUPS]), result);
+    store_tokens(1, &result, rows, out, out_stride);
   }
-  store_tokens(tokens, results, rows, out, out_stride);
 }
 
 /* The kernels of a type: ek_gemv_<name>_avx512vnni and ek_gemm_<name>_avx512vnni. */

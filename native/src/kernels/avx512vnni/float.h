@@ -26,26 +26,31 @@ INLINE __m512 load_columns(float_kind kind, const uint8_t *a, const uint8_t *b) 
 /* Several stripes at once, two in a vector, because the sum of one would wait for each multiply-add. */
 enum { FLOAT_STRIPES = 4 };
 
-/* `stripes` stripes, 4 or 1; of one the upper half of the sum goes nowhere. */
+/* One column of `stripes` stripes; of one alone the upper half of the sum goes nowhere. */
+INLINE void add_column(float_kind kind, int stripes, const uint8_t *at, size_t stripe_bytes, float x,
+                       __m512 sums[FLOAT_STRIPES / 2]) {
+  const size_t upper = stripes == 1 ? 0 : stripe_bytes;
+  UNROLL for (int s = 0; s < stripes; s += 2) {
+    const uint8_t *a = at + (size_t)s * stripe_bytes;
+    sums[s / 2] = _mm512_fmadd_ps(load_columns(kind, a, a + upper), _mm512_set1_ps(x), sums[s / 2]);
+  }
+}
+
+/* `stripes` stripes, 4 or 1. */
 INLINE void dot_columns(float_kind kind, int stripes, const uint8_t *stripe, size_t columns, const float *x,
                         __m512 sums[FLOAT_STRIPES / 2]) {
   enum { FLOAT_AHEAD = AHEAD / FLOAT_STRIPES };
   const size_t step = column_bytes(kind), stripe_bytes = columns * step, line = 64 / step;
-  const size_t upper = stripes == 1 ? 0 : stripe_bytes;
-  const int pairs = (stripes + 1) / 2;
-  UNROLL for (int p = 0; p < pairs; p++) sums[p] = _mm512_setzero_ps();
-  for (size_t k = 0; k < columns; k++, stripe += step) {
+  UNROLL for (int s = 0; s < stripes; s += 2) sums[s / 2] = _mm512_setzero_ps();
+  size_t k = 0;
+  for (; k + line <= columns; k += line, stripe += 64) {
     /* where a stripe ends, the same one of those that are next */
-    const size_t rest = (columns - k) * step;
-    const size_t ahead = rest > FLOAT_AHEAD ? FLOAT_AHEAD : FLOAT_AHEAD + (size_t)(stripes - 1) * stripe_bytes;
-    if (k % line == 0) {
-      UNROLL for (int s = 0; s < stripes; s++) prefetch(stripe, (size_t)s * stripe_bytes + ahead);
-    }
-    UNROLL for (int p = 0; p < pairs; p++) {
-      const uint8_t *a = stripe + 2 * (size_t)p * stripe_bytes;
-      sums[p] = _mm512_fmadd_ps(load_columns(kind, a, a + upper), _mm512_set1_ps(x[k]), sums[p]);
-    }
+    const int is_last = (columns - k) * step <= FLOAT_AHEAD;
+    const size_t ahead = FLOAT_AHEAD + (is_last ? (size_t)(stripes - 1) * stripe_bytes : 0);
+    UNROLL for (int s = 0; s < stripes; s++) prefetch(stripe, (size_t)s * stripe_bytes + ahead);
+    UNROLL for (size_t i = 0; i < line; i++) add_column(kind, stripes, stripe + i * step, stripe_bytes, x[k + i], sums);
   }
+  for (; k < columns; k++, stripe += step) add_column(kind, stripes, stripe, stripe_bytes, x[k], sums);
 }
 
 INLINE void gemv_floats(float_kind kind, const uint8_t *stripes, size_t rows, size_t columns, const float *x,
