@@ -28,6 +28,7 @@ from edgekit.quant.statistics import KroneckerTerm
 DAMPING = 0.1  # of the mean diagonal, added to it; GPTQ's 0.01 follows the noise of a few thousand tokens
 SWEEPS = 3  # of descent; most rows are at rest before
 PROPORTION_STEP = 0.5  # rows of one group have proportions of their two terms within this natural logarithm
+CHUNK_WEIGHTS = 1 << 22
 LARGEST_PROPORTION = 100.0  # beyond it, or below one over it, the smaller term hardly matters
 
 
@@ -37,6 +38,11 @@ class RowGroup:
 
     rows: NDArray[np.int64]
     hessian: NDArray[np.float32]
+
+    def chunks(self) -> Iterator[NDArray[np.int64]]:
+        """The rows, so many at a time that copies of them are small."""
+        step = max(1, CHUNK_WEIGHTS // len(self.hessian))
+        return (self.rows[start : start + step] for start in range(0, len(self.rows), step))
 
     def order_and_factor(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """GPTQ's order of columns (K,), and the upper Cholesky factor (K, K) of H^-1 in that order."""
@@ -54,7 +60,7 @@ def row_groups(terms: Sequence[KroneckerTerm]) -> Iterator[RowGroup]:
         yield RowGroup(np.arange(len(terms[0].rows)), _damped(terms[0].columns))
         return
     head, lookup = terms
-    traces = [max(float(np.trace(term.columns, dtype=np.float64)), 1e-300) for term in terms]
+    traces = [float(np.trace(term.columns, dtype=np.float64)) or 1.0 for term in terms]
     sizes = [term.rows.astype(np.float64) * trace for term, trace in zip(terms, traces, strict=True)]
     floor = 1e-300
     limit = np.log(LARGEST_PROPORTION)
@@ -74,9 +80,10 @@ def compensated(
     results = [np.empty_like(blocks) for _, blocks in plain]
     for group in row_groups(terms):
         order, factor = group.order_and_factor()
-        chosen = values[group.rows]
-        for (format, blocks), result in zip(plain, results, strict=True):
-            result[group.rows] = _native.compensate(format.name, chosen, blocks[group.rows], factor, order, threads())
+        for rows in group.chunks():
+            chosen = values[rows]
+            for (format, blocks), result in zip(plain, results, strict=True):
+                result[rows] = _native.compensate(format.name, chosen, blocks[rows], factor, order, threads())
     return results
 
 
@@ -84,9 +91,8 @@ def descended(values: FloatRows, format: Format, blocks: Blocks, terms: Sequence
     """The blocks (N, B) of `values` (N, K) after up to SWEEPS sweeps of coordinate descent."""
     result = np.empty_like(blocks)
     for group in row_groups(terms):
-        result[group.rows], _ = _native.descend(
-            format.name, values[group.rows], blocks[group.rows], group.hessian, SWEEPS, threads()
-        )
+        for rows in group.chunks():
+            result[rows], _ = _native.descend(format.name, values[rows], blocks[rows], group.hessian, SWEEPS, threads())
     return result
 
 

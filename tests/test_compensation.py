@@ -76,13 +76,15 @@ def test_the_factor_is_the_textbooks() -> None:
 
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS, ids=lambda format: format.name)
-def test_every_row_is_compensated_under_its_groups_hessian(format: Format) -> None:
+def test_every_row_is_compensated_under_its_groups_hessian(format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     values, statistics = make_matrix(20, 256, 2)
     plain = round_to_nearest(values, format, statistics.importance())
     other = format_of("q4_0")
     nearest = round_to_nearest(values, other, statistics.importance())
     found, beside = compensated(values, [(format, plain), (other, nearest)], statistics.terms)
     np.testing.assert_array_equal(beside, compensated(values, [(other, nearest)], statistics.terms)[0])
+    monkeypatch.setattr(compensation, "CHUNK_WEIGHTS", 3 * 256)
+    np.testing.assert_array_equal(found, compensated(values, [(format, plain)], statistics.terms)[0])
     for group in row_groups(statistics.terms):
         order, _ = group.order_and_factor()
         rows = group.rows
