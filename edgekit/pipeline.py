@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,8 +28,11 @@ from edgekit.quant.plan import Budget, MeasuredKl, Plan, Sensitivity, matrices, 
 from edgekit.quant.plan_file import read_plan, write_plan
 from edgekit.quant.rescaling import Measurement, calibrate
 from edgekit.quant.sensitivity import error_table
+from edgekit.quant.speed import DecodeTime, allocate_for_speed, require_possible_speed
 from edgekit.quant.statistics import collect
 from edgekit.quant.store import Store, store_key, work_folder
+from edgekit.quant.swaps import measured_swaps
+from edgekit.recovery import FINETUNING_TOKENS, Recovery, distilled, finetuned
 from edgekit.report import ReportData, write_report
 from edgekit.target import DeviceLimit, Target, budget_of, device_limit, predicted_speed
 
@@ -81,11 +84,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, its matrices as they are rounded, and its measured KL."""
+    """A plan, its matrices as they are rounded or, after training, the file's tensors, and its measured KL."""
 
     plan: Plan
     rounded: Rounded
     kld_measured: float | None = None
+    calibrated_by: tuple[Any, NDArray[np.int64]] | None = None  # the model and its windows, where they were needed
+    recovery: Recovery | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class Artifact:
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()  # what the user should know of the checkpoint and the plan
     report: Path | None = None
+    training: Mapping[str, float] | None = None  # figures of distillation or quantisation-aware training
 
 
 @dataclass(frozen=True)
@@ -150,15 +156,23 @@ def quantize(
     adapter: Path | None = None,
     work: Path | None = None,
     report: bool = True,
+    distil: bool = False,
+    qat: int | None = None,
 ) -> Artifact:
     """The whole line from a checkpoint to a GGUF that fits `target`, or that follows a plan file.
 
     With `plan`, its own seed and, without `calib`, its own texts count. `work`: a folder that keeps statistics and
     rounded matrices, from which a run that was killed goes on. The report is OUTPUT's name with .report.html.
+    `distil`: norms and block scales are trained against the checkpoint's logits. `qat`: all weights are trained under
+    the plan's types, that many steps, on the texts of `calib`.
     Raises InputError for what cannot be used, TargetError where writing fails.
     """
     if (target is None) == (plan is None):
         raise InputError("give a budget (--size, --bpw, --device or one --formats type) or --plan")
+    if distil and qat is not None:
+        raise InputError("--distil and --qat exclude each other: choose one way of training")
+    if qat is not None and not calib:
+        raise InputError("--qat needs training text: give it with --calib")
     clock = Clock()
     source = _open(checkpoint, adapter, clock)
     limit = None
@@ -166,10 +180,16 @@ def quantize(
         calibration = Calibration(source, tuple(calib), seed, folder, kept=work is not None)
         if plan is not None:
             planned = _planned_from_file(calibration, plan, clock)
+            if distil or qat is not None:
+                calibration = _as_planned(calibration, planned.plan, plan)
         else:
             assert target is not None
             limit = device_limit(target, source.checkpoint.spec)
             planned = _plan(calibration, target, limit, clock)
+        if distil:
+            planned = _distilled(calibration, planned, clock)
+        elif qat is not None:
+            planned = _finetuned(calibration, planned, qat, clock)
         artifact = _write(source, planned, output, clock)
     return _reported(artifact, source, str(checkpoint), limit) if report else artifact
 
@@ -205,6 +225,7 @@ class Calibration:
     seed: int
     folder: Path
     kept: bool  # the folder, after the run
+    tokens: int = STATISTICS_TOKENS + HELD_OUT_WINDOWS * WINDOW
 
     def windows(self) -> tuple[Any, NDArray[np.int64]]:
         """The model, and the windows (W, T) of token ids for statistics and measurements."""
@@ -212,7 +233,7 @@ class Calibration:
         windows = calibration_windows(
             self.source.tokenizer,
             self.texts,
-            tokens=STATISTICS_TOKENS + HELD_OUT_WINDOWS * WINDOW,
+            tokens=self.tokens,
             length=min(WINDOW, self.source.checkpoint.spec.context),
             seed=self.seed,
             model=model,
@@ -243,9 +264,14 @@ def _plan(calibration: Calibration, target: Target, limit: DeviceLimit | None, c
     if target.uniform is not None:
         return _uniform(blank, uniform(tensors, target.uniform, source.fixed_bytes), calibration, clock)
     assert blank.budget is not None
-    require_possible(tensors, blank.budget, source.fixed_bytes)
+    time = None if limit is None else limit.time
+    if time is None:
+        require_possible(tensors, blank.budget, source.fixed_bytes)
+    else:
+        require_possible_speed(tensors, blank.budget, time, source.fixed_bytes)
     calibrated = _calibrate(calibration, blank.budget.formats, clock)
-    return _allocated(blank, blank.budget, calibrated, clock)
+    planned = _allocated(blank, blank.budget, time, calibrated, clock)
+    return _swapped(planned, blank.budget, calibrated, clock) if blank.budget.max_kl is None else planned
 
 
 def _uniform(blank: Plan, choice: Allocation, calibration: Calibration, clock: Clock) -> Planned:
@@ -269,7 +295,8 @@ class _Calibrated:
     probes: tuple[MeasuredKl, ...]
     rounded: Rounded
     measure: Measure
-    windows_sha256: str
+    model: Any
+    windows: NDArray[np.int64]
 
 
 def _calibrate(calibration: Calibration, formats: tuple[str, ...], clock: Clock) -> _Calibrated:
@@ -287,7 +314,7 @@ def _calibrate(calibration: Calibration, formats: tuple[str, ...], clock: Clock)
         rounded = Rounded(checkpoint, store)
         measure = Measure(model, measured, rounded)
         rescaled, measurements = calibrate(table, partial(measure, descend=False))
-    return _Calibrated(tuple(rescaled), tuple(map(_probe, measurements)), rounded, measure, _sha256(windows))
+    return _Calibrated(tuple(rescaled), tuple(map(_probe, measurements)), rounded, measure, model, windows)
 
 
 def _probe(measurement: Measurement) -> MeasuredKl:
@@ -301,13 +328,22 @@ def _sha256(windows: NDArray[np.int64]) -> str:
     return hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
 
 
-def _allocated(blank: Plan, budget: Budget, calibrated: _Calibrated, clock: Clock) -> Planned:
-    """The best plan of the table; where a KL limit rules, the table is scaled to what its plan was measured at."""
+def _allocated(blank: Plan, budget: Budget, time: DecodeTime | None, calibrated: _Calibrated, clock: Clock) -> Planned:
+    """The best plan of the table, for size or, with `time`, for speed.
+
+    Where a KL limit rules, the table is scaled to what its plan was measured at.
+    """
     table = calibrated.table
     for attempt in range(REFINEMENTS + 1):
         with clock.stage("allocation"):
-            choice = allocate(table, budget, blank.fixed_bytes)
-        made = replace(blank, formats=choice.formats, bytes=choice.bytes, curve=choice.curve, note=choice.note)
+            if time is None:
+                choice, facts = allocate(table, budget, blank.fixed_bytes), blank.facts
+            else:
+                choice = allocate_for_speed(table, budget, time, blank.fixed_bytes)
+                facts = {**blank.facts, "decode_tps_predicted": 1 / time.total(table, choice.formats)}
+        made = replace(
+            blank, formats=choice.formats, bytes=choice.bytes, curve=choice.curve, note=choice.note, facts=facts
+        )
         planned = _measured(made, replace(calibrated, table=table), clock)
         predicted, measured = planned.plan.kld_predicted, planned.kld_measured
         assert predicted is not None and measured is not None
@@ -321,6 +357,24 @@ def _allocated(blank: Plan, budget: Budget, calibrated: _Calibrated, clock: Cloc
             for s in table
         )
     return planned
+
+
+def _swapped(planned: Planned, budget: Budget, calibrated: _Calibrated, clock: Clock) -> Planned:
+    """The plan after measured swaps of bytes between classes of matrices; the KLs of those tried join the probes'."""
+    plan, table = planned.plan, calibrated.table
+    with clock.stage("swaps"):
+        measure = partial(calibrated.measure.tokens, descend=False)
+        found = measured_swaps(table, plan.formats, budget, measure, fixed_bytes=plan.fixed_bytes)
+    sizes = {(s.name, c.format): c.bytes for s in table for c in s.candidates}
+
+    def size(formats: dict[str, str]) -> int:
+        return plan.fixed_bytes + sum(sizes[choice] for choice in formats.items())
+
+    tried = (MeasuredKl(f"plan, {s.what}", s.predicted, s.measured, size(s.formats)) for s in found.tried)
+    calibrated = replace(calibrated, probes=(*calibrated.probes, *tried))
+    if found.formats == plan.formats:
+        return replace(planned, plan=replace(plan, measured=calibrated.probes))
+    return _measured(replace(plan, formats=found.formats, bytes=size(found.formats)), calibrated, clock)
 
 
 def _near(predicted: float, measured: float) -> bool:
@@ -337,9 +391,9 @@ def _measured(made: Plan, calibrated: _Calibrated, clock: Clock) -> Planned:
         sensitivities=calibrated.table,
         kld_predicted=predicted_kl(calibrated.table, made.formats),
         measured=calibrated.probes,
-        facts={**made.facts, "windows_sha256": calibrated.windows_sha256},
+        facts={**made.facts, "windows_sha256": _sha256(calibrated.windows)},
     )
-    return Planned(made, calibrated.rounded, kl)
+    return Planned(made, calibrated.rounded, kl, (calibrated.model, calibrated.windows))
 
 
 def _read_plan(source: Source, path: Path) -> Plan:
@@ -370,7 +424,7 @@ def _planned_from_file(calibration: Calibration, path: Path, clock: Clock) -> Pl
         seen, _ = split(windows, HELD_OUT_WINDOWS)
         for _ in store.collected(names, partial(collect, model, checkpoint, seen, seed=repeated.seed)):
             pass  # they are kept
-    return Planned(made, Rounded(checkpoint, store))
+    return Planned(made, Rounded(checkpoint, store), calibrated_by=(model, windows))
 
 
 def _as_planned(calibration: Calibration, made: Plan, path: Path) -> Calibration:
@@ -385,10 +439,38 @@ def _as_planned(calibration: Calibration, made: Plan, path: Path) -> Calibration
     return replace(calibration, seed=seed, texts=texts)
 
 
+def _distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Planned:
+    """With norms and block scales trained on the windows of the statistics, and measured on those held out of them."""
+    with clock.stage("calibration"):
+        model, windows = planned.calibrated_by or calibration.windows()
+    with clock.stage("distillation"):
+        seen, measured = split(windows, HELD_OUT_WINDOWS)
+        checkpoint, formats = calibration.source.checkpoint, planned.plan.formats
+        rounded = planned.rounded.stream(formats)
+        recovery = distilled(model, checkpoint, rounded, formats, seen, measured, seed=calibration.seed)
+    return replace(planned, kld_measured=recovery.kld_measured, recovery=recovery)
+
+
+def _finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clock) -> Planned:
+    """With all weights trained under the plan's types on the calibration texts."""
+    source, formats = calibration.source, planned.plan.formats
+    with clock.stage("calibration"):
+        model, windows = replace(calibration, tokens=FINETUNING_TOKENS).windows()
+    with clock.stage("quantisation-aware training"):
+        halves = file_bytes(source.checkpoint, source.tokenizer, dict.fromkeys(formats, "f16"))
+        share = planned.plan.bytes / halves
+        recovery = finetuned(
+            model, source.checkpoint, formats, windows, steps=steps, share_of_16_bits=share, seed=calibration.seed
+        )
+    return replace(planned, kld_measured=recovery.kld_measured, recovery=recovery)
+
+
 def _write(source: Source, planned: Planned, output: Path, clock: Clock) -> Artifact:
     with clock.stage("rounding and writing"):
-        tensors = planned.rounded.stream(planned.plan.formats)
-        size = write_gguf(source.checkpoint, source.tokenizer, tensors, planned.plan.formats, output)
+        formats, recovery = planned.plan.formats, planned.recovery
+        tensors = planned.rounded.stream(formats) if recovery is None else iter(recovery.weights.blocks.items())
+        vectors = None if recovery is None else recovery.weights.vectors
+        size = write_gguf(source.checkpoint, source.tokenizer, tensors, formats, output, vectors=vectors)
         with output.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     assert size == planned.plan.bytes, "file_bytes and write_gguf disagree"
@@ -400,7 +482,8 @@ def _write(source: Source, planned: Planned, output: Path, clock: Clock) -> Arti
         kld_predicted=planned.plan.kld_predicted,
         kld_measured=planned.kld_measured,
         seconds=clock.seconds,
-        notes=_notes(source, planned.plan),
+        notes=_notes(source, planned.plan) + (() if recovery is None else (recovery.note,)),
+        training=None if recovery is None else recovery.figures,
     )
 
 

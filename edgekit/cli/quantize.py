@@ -13,6 +13,7 @@ from edgekit.models.errors import InputError
 
 if TYPE_CHECKING:
     from edgekit.pipeline import Artifact
+    from edgekit.quant.plan import Plan
 
 EXAMPLES = (
     "edgekit quantize CHECKPOINT --device pi4b -o model.gguf",
@@ -30,6 +31,7 @@ def command(
     tps: options.TpsOption = None,
     max_kl: options.MaxKlOption = None,
     context: options.ContextOption = None,
+    objective: options.ObjectiveOption = None,
     size: options.SizeOption = None,
     bpw: options.BpwOption = None,
     bits: options.BitsOption = None,
@@ -39,6 +41,22 @@ def command(
     adapter: options.AdapterOption = None,
     seed: options.SeedOption = 0,
     work: options.WorkOption = None,
+    distil: Annotated[
+        bool,
+        typer.Option(
+            "--distil", help="Train norms and block scales against the checkpoint's logits, 10 minutes at most."
+        ),
+    ] = False,
+    qat: Annotated[
+        int | None,
+        typer.Option(
+            "--qat",
+            metavar="STEPS",
+            min=1,
+            help="Train all weights under the chosen types, so many steps on the text of --calib; meant for 8 bits.",
+            show_default=False,
+        ),
+    ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report beside the output.")] = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -53,11 +71,19 @@ def command(
     target = None
     if plan is None:
         target = options.read_target(
-            device=device, tps=tps, max_kl=max_kl, context=context, size=size, bpw=bpw, bits=bits, formats=formats
+            device=device,
+            tps=tps,
+            max_kl=max_kl,
+            context=context,
+            objective=objective,
+            size=size,
+            bpw=bpw,
+            bits=bits,
+            formats=formats,
         )
     else:
         options.check_files("--plan", [plan])
-        _refuse_beside_plan(device, size, bpw, bits, formats, tps, max_kl, context, seed or None)
+        _refuse_beside_plan(device, size, bpw, bits, formats, tps, max_kl, context, objective, seed or None)
     from edgekit import pipeline
 
     with output.stdout_reserved(as_json):
@@ -71,6 +97,8 @@ def command(
             adapter=adapter,
             work=work,
             report=not no_report,
+            distil=distil,
+            qat=qat,
         )
     show(artifact, as_json)
 
@@ -89,6 +117,8 @@ def show(artifact: Artifact, as_json: bool) -> None:
                 "bpw": bpw,
                 "kld_predicted": artifact.kld_predicted,
                 "kld_measured": artifact.kld_measured,
+                "decode_tps_predicted": artifact.plan.facts.get("decode_tps_predicted"),
+                "training": artifact.training,
                 "notes": artifact.notes,
                 "report": artifact.report,
                 "seconds": artifact.seconds,
@@ -102,6 +132,7 @@ def show(artifact: Artifact, as_json: bool) -> None:
             ("bits per weight", None if bpw is None else f"{bpw:.2f}"),
             ("KL predicted", nats(artifact.kld_predicted)),
             ("KL measured", nats(artifact.kld_measured)),
+            ("speed predicted", tokens_per_s(artifact.plan)),
             *(("note", note) for note in artifact.notes),
             ("time", seconds_text(sum(artifact.seconds.values()))),
             ("report", None if artifact.report is None else str(artifact.report)),
@@ -115,8 +146,17 @@ def nats(kl: float | None) -> str | None:
     return None if kl is None else f"{kl_text(kl)} nats per token"
 
 
+def tokens_per_s(plan: Plan) -> str | None:
+    """What a plan made for speed is predicted to decode; None for others."""
+    tps = plan.facts.get("decode_tps_predicted")
+    return None if tps is None else f"{tps:.1f} tokens/s on the device, a prediction"
+
+
 def _refuse_beside_plan(*values: object) -> None:
-    names = ("--device", "--size", "--bpw", "--bits", "--formats", "--tps", "--max-kl", "--context", "--seed")
+    names = (
+        *("--device", "--size", "--bpw", "--bits", "--formats", "--tps", "--max-kl", "--context"),
+        *("--objective", "--seed"),
+    )
     given = [name for name, value in zip(names, values, strict=True) if value is not None]
     if given:
         raise InputError(f"--plan already says what to make: drop {' and '.join(given)}, or --plan")
