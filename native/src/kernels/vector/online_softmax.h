@@ -54,7 +54,7 @@ static inline vi weigh_16(const float *scores, vf centre, uint8_t *weights, vi s
   vi rounded[BLOCK_VECTORS];
   UNROLL for (int i = 0; i < BLOCK_VECTORS; i++) {
     rounded[i] = vf_round(ek_exp2(vf_load(scores + i * EK_LANES) - centre));
-    sum = sum + rounded[i];
+    sum = vi_add(sum, rounded[i]);
   }
   vi_store_16(weights, rounded);
   return sum;

@@ -47,7 +47,12 @@ static inline float vf_most(vf x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q
 static inline vi vf_round(vf x) { return (vi)_mm512_cvtps_epi32(x); } /* to nearest, ties to even */
 static inline vi vi_max(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 static inline int32_t vi_most(vi x) { return _mm512_reduce_max_epi32((__m512i)x); }
-static inline int32_t vi_sum(vi x) { return _mm512_reduce_add_epi32((__m512i)x); }
+static inline int32_t vi_sum(vi x) { /* as _mm512_reduce_add_epi32, whose overflow is undefined in GCC */
+  const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256((__m512i)x), _mm512_extracti64x4_epi64((__m512i)x, 1));
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
 static inline void vi_store_32(int8_t *at, const vi x[2]) { /* 32 numbers of -128 .. 127 */
   _mm_storeu_si128((__m128i *)(void *)at, _mm512_cvtepi32_epi8((__m512i)x[0]));
   _mm_storeu_si128((__m128i *)(void *)(at + 16), _mm512_cvtepi32_epi8((__m512i)x[1]));
@@ -189,5 +194,9 @@ static inline void vf_store_some(float *at, vf x, size_t count) {
 }
 
 static inline vi vi_of_bits(vf x) { return (vi)x; }
+
+/* Wraps, as vi_sum does: on x86 a NaN was rounded to the smallest integer, of which two are too much. */
+typedef uint32_t vi_unsigned __attribute__((vector_size(4 * EK_LANES)));
+static inline vi vi_add(vi a, vi b) { return (vi)((vi_unsigned)a + (vi_unsigned)b); }
 
 #endif
