@@ -91,11 +91,16 @@ float EXPANDED(LEVEL)(float *scores, size_t count, float *maximum, float *sum, f
     return 1;
   }
   const float after = most > before || isnan(most) ? most : before,
-              keep = before == after ? 1 : exp2_of(before - after), less = fabsf(most) < LARGE ? 0 : most;
-  for (size_t i = 0; less != 0 && i < count; i++) scores[i] -= less;
-  const float centre = most - less - WEIGHT_BITS;
+              keep = before == after ? 1 : exp2_of(before - after);
   *maximum = after;
-  *factor = exp2_of(centre - (after - less)); /* NaN where a score is not finite: the integers do not tell */
+  if (!isfinite(most)) { /* integers do not tell, so that the factor does */
+    memset(scores, 0, count * sizeof(int16_t));
+    *factor = *sum = NAN;
+    return keep;
+  }
+  const float less = fabsf(most) < LARGE ? 0 : most, centre = most - less - WEIGHT_BITS;
+  for (size_t i = 0; less != 0 && i < count; i++) scores[i] -= less;
+  *factor = exp2_of(centre - (after - less));
   *sum = fmaf(*factor, weigh(scores, count, centre), *sum * keep);
   return keep;
 }
