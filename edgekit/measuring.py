@@ -56,10 +56,14 @@ class Measure:
 
     def __call__(self, formats: Mapping[str, str], *, descend: bool = True) -> float:
         """`formats`: matrix -> format; the others stay as they are."""
+        return float(self.tokens(formats, descend=descend).mean())
+
+    def tokens(self, formats: Mapping[str, str], *, descend: bool = True) -> NDArray[np.float64]:
+        """The KL of each held-out token."""
         rounded = self._rounded
         values = (
             (name, format_of(format).decode(rounded.blocks(name, format, descend=descend)))
             for name, format in formats.items()
         )
         with replaced(self._model, values, rounded.original):
-            return self._held_out.kld()
+            return self._held_out.token_klds()

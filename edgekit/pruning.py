@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 GGUF_NOTE = "a GGUF stores zeros like any other weight: no type makes the file smaller by them"
+ZERO_NOTE = "other types have no zero; where rounding compensates for errors, a few zeros of these become small values"
 LEFT_ALONE = ("embedding", "head")  # their rows are tokens: what a rare one loses no calibration text shows
 FOUR_BIT = "q4_0"  # a zero stays a zero in it
 COMPRESSION_LEVEL = 6  # zlib's default
@@ -252,7 +253,7 @@ def _document(pruned: Pruned, calib: Sequence[Path], seed: int) -> str:
             "stored": asdict(pruned.stored),
             "four_bit": {"type": FOUR_BIT, **asdict(pruned.four_bit)},
         },
-        "gguf": {"note": GGUF_NOTE, "types_with_a_zero": pruned.zero_types},
+        "gguf": {"note": GGUF_NOTE, "types_with_a_zero": pruned.zero_types, "zeros": ZERO_NOTE},
         "matrices": pruned.matrices,
     }
     return json.dumps(document, indent=2) + "\n"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgekit.devices.budget import FileLimit, max_file_bytes
-from edgekit.devices.predict import predict_decode
+from edgekit.devices.budget import FileLimit, file_bytes_by_ram, max_file_bytes
+from edgekit.devices.predict import predict_decode, seconds_per_weight
 from edgekit.devices.profile import Device, load_device
 from edgekit.models.errors import InputError
 from edgekit.models.spec import ModelSpec
 from edgekit.quant.candidates import candidate_formats
 from edgekit.quant.plan import Budget
+from edgekit.quant.speed import DecodeTime
 from edgekit.report import DevicePrediction
 
 DEFAULT_CONTEXT = 4096
+OBJECTIVES = ("size", "speed")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Target:
 
     size_bytes: the whole file, header included. bpw: mean bits per weight of the matrices. device: a profile's name or
     TOML file; tps (tokens per second), max_kl (nats per token) and context (positions; None: the model's own, at most
-    4096) belong to it. bits or formats narrow the candidates.
+    4096) belong to it, and objective: what is as small as max_kl allows, the file ("size") or the predicted time per
+    token ("speed"). bits or formats narrow the candidates.
     """
 
     size_bytes: int | None = None
@@ -31,6 +34,7 @@ class Target:
     tps: float = 15.0
     max_kl: float = 0.005
     context: int | None = None
+    objective: str = "size"
     bits: tuple[int, ...] = ()
     formats: tuple[str, ...] = ()
 
@@ -46,6 +50,10 @@ class Target:
             )
         if self.bpw is not None and not 0 < self.bpw <= 32:
             raise InputError(f"--bpw {self.bpw:g} is out of range: give more than 0 and at most 32 bits per weight")
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"there is no objective {self.objective!r}: choose size or speed")
+        if self.objective == "speed" and self.device is None:
+            raise InputError("--objective speed needs a --device, whose profile says what a token takes")
         if not self.max_kl > 0:
             raise InputError(f"--max-kl {self.max_kl:g} is out of range: give nats per token, more than 0")
 
@@ -63,11 +71,12 @@ class Target:
 
 @dataclass(frozen=True)
 class DeviceLimit:
-    """A device and the largest file for it."""
+    """A device, the largest file for it and, where speed is the objective, what a token takes and may take."""
 
     device: Device
     limit: FileLimit
     context: int
+    time: DecodeTime | None = None
 
 
 def device_limit(target: Target, spec: ModelSpec) -> DeviceLimit | None:
@@ -76,7 +85,16 @@ def device_limit(target: Target, spec: ModelSpec) -> DeviceLimit | None:
         return None
     context = target.context if target.context is not None else min(DEFAULT_CONTEXT, spec.context)
     device = load_device(target.device)
-    return DeviceLimit(device, max_file_bytes(device, spec, tps=target.tps, context=context), context)
+    limit = max_file_bytes(device, spec, tps=target.tps, context=context)
+    if target.objective == "size":
+        return DeviceLimit(device, limit, context)
+    time = DecodeTime(
+        max_seconds=1 / target.tps,
+        seconds_per_byte=1 / device.bandwidth_bytes_per_s,
+        seconds_per_weight=seconds_per_weight(device),
+        lookup_roles=() if spec.tied else ("embedding",),
+    )
+    return DeviceLimit(device, file_bytes_by_ram(device, spec, context=context), context, time)
 
 
 def budget_of(target: Target, limit: DeviceLimit | None) -> Budget:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
+from checkpoints import LLAMA, random_tensors, save_folder, save_gguf
 
 import edgekit
 from edgekit import InputError
@@ -17,6 +18,7 @@ from edgekit.cli import main
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.pruning import Pruned, prune
+from edgekit.quant.formats import format_of
 
 SAMPLE = Path(__file__).parent / "assets" / "sample"
 
@@ -85,6 +87,21 @@ def test_the_same_seed_gives_the_same_bytes(pruned: Pruned, text: Path, tmp_path
     for path in pruned.path.iterdir():
         if path.name != "pruning.json":
             assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_plain_rounding_keeps_the_zeros_where_it_is_said_to(pruned: Pruned) -> None:
+    values = open_checkpoint(pruned.path).read("model.layers.3.mlp.down_proj.weight")
+    for name in pruned.zero_types:
+        blocks = format_of(name).encode(values, None)
+        np.testing.assert_array_equal(format_of(name).decode(blocks)[values == 0], 0)
+
+
+def test_a_gguf_has_no_folder_to_write(tmp_path: Path) -> None:
+    path = save_gguf(
+        tmp_path / "model.gguf", open_checkpoint(save_folder(tmp_path / "a", LLAMA, random_tensors(LLAMA)))
+    )
+    with pytest.raises(InputError, match="is a GGUF: give the Hugging Face folder"):
+        prune(path, tmp_path / "out", sparsity=0.5)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, -1.0, float("nan")])

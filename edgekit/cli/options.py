@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,6 +66,14 @@ ContextOption = Annotated[
         help="With --device: the context whose cache must fit.  [default: the model's, at most 4096]",
     ),
 ]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="With --device: what counts beside the KL, size or speed (predicted time per token).  [default: size]",
+        show_default=False,
+    ),
+]
 SizeOption = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Budget: the whole file, as 190MB, 250MiB or bytes.", show_default=False),
@@ -121,19 +129,20 @@ def read_target(
     tps: float | None,
     max_kl: float | None,
     context: int | None,
+    objective: str | None,
     size: str | None,
     bpw: float | None,
     bits: str | None,
     formats: str | None,
 ) -> Target:
     """The budget that the options describe; InputError where they contradict each other or say nothing."""
-    for option, value in {"--tps": tps, "--max-kl": max_kl, "--context": context}.items():
+    for option, value in {"--tps": tps, "--max-kl": max_kl, "--context": context, "--objective": objective}.items():
         if value is not None and device is None:
             raise InputError(f"{option} goes with --device only: add a --device or drop {option}")
     from edgekit.quant.size import parse_size
     from edgekit.target import Target
 
-    given = {"tps": tps, "max_kl": max_kl}
+    given: dict[str, Any] = {"tps": tps, "max_kl": max_kl, "objective": objective}
     return Target(
         size_bytes=None if size is None else parse_size(size),
         bpw=bpw,

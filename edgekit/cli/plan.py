@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.cli import options, output
-from edgekit.cli.quantize import nats
+from edgekit.cli.quantize import nats, tokens_per_s
 from edgekit.figures import bytes_text, seconds_text
 
 EXAMPLES = (
@@ -19,6 +19,7 @@ def command(
     tps: options.TpsOption = None,
     max_kl: options.MaxKlOption = None,
     context: options.ContextOption = None,
+    objective: options.ObjectiveOption = None,
     size: options.SizeOption = None,
     bpw: options.BpwOption = None,
     bits: options.BitsOption = None,
@@ -37,7 +38,15 @@ def command(
     options.check_output(output_path, ".json")
     options.check_files("--calib", calib or [])
     target = options.read_target(
-        device=device, tps=tps, max_kl=max_kl, context=context, size=size, bpw=bpw, bits=bits, formats=formats
+        device=device,
+        tps=tps,
+        max_kl=max_kl,
+        context=context,
+        objective=objective,
+        size=size,
+        bpw=bpw,
+        bits=bits,
+        formats=formats,
     )
     from edgekit import pipeline
     from edgekit.report.data import plan_bits_per_weight
@@ -56,6 +65,7 @@ def command(
                 "bpw": bpw,
                 "kld_predicted": plan.kld_predicted,
                 "kld_measured": result.kld_measured,
+                "decode_tps_predicted": plan.facts.get("decode_tps_predicted"),
                 "notes": result.notes,
                 "formats": plan.formats,
                 "seconds": result.seconds,
@@ -72,6 +82,7 @@ def command(
             ("bits per weight", None if bpw is None else f"{bpw:.2f}"),
             ("KL predicted", nats(plan.kld_predicted)),
             ("KL measured", nats(result.kld_measured)),
+            ("speed predicted", tokens_per_s(plan)),
             ("types", ", ".join(f"{count} × {name}" for name, count in sorted(counts.items()))),
             *(("note", note) for note in result.notes),
             ("time", seconds_text(sum(result.seconds.values()))),

@@ -52,7 +52,7 @@ def command(
 
 
 def _print(pruned: Pruned) -> None:
-    from edgekit.pruning import GGUF_NOTE
+    from edgekit.pruning import GGUF_NOTE, ZERO_NOTE
 
     output.print_facts(
         [
@@ -63,7 +63,7 @@ def _print(pruned: Pruned) -> None:
             ("matrices, zlib", _sizes(pruned.stored)),
             ("at four bits, zlib", _sizes(pruned.four_bit)),
             ("note", GGUF_NOTE),
-            ("note", f"zeros stay zeros in {', '.join(pruned.zero_types)}; the other types have no zero"),
+            ("note", f"zeros stay zeros in {', '.join(pruned.zero_types)}; {ZERO_NOTE}"),
             *(("note", note) for note in pruned.notes),
             ("time", seconds_text(sum(pruned.seconds.values()))),
             ("next", f"edgekit quantize {pruned.path} --bpw 4.5 -o model.gguf"),
