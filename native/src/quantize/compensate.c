@@ -1,7 +1,6 @@
 #include "lane_rows.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 /* What column k's codes become values with: value = scale * level - minimum. */
 typedef struct affine {

@@ -6,6 +6,8 @@
 
 typedef double ek_vd __attribute__((vector_size(8 * EK_WIDTH)));
 
+enum { VECTORS = EK_ROWS / EK_WIDTH };
+
 /* EK_WIDTH rows on their way down. */
 typedef struct descent {
   const ek_rounded *matrix;
@@ -131,14 +133,25 @@ static void take_codes(descent *s, size_t block, size_t group) {
   }
 }
 
-/* All that a superblock stores. */
+/* H e in a superblock. `all` are `vectors` descents of the same matrix: a panel is read from memory once for all. */
+static void measure_slopes(descent *all, int vectors, size_t block) {
+  const size_t columns = all->matrix->columns, size = (size_t)all->matrix->layout.format->block;
+  for (descent *s = all; s < all + vectors; s++) {
+    s->first = block * size;
+    memset(s->slopes, 0, size * sizeof *s->slopes);
+  }
+  for (size_t k = 0; k < size; k += EK_PANEL) {
+    for (descent *s = all; s < all + vectors; s++) {
+      add_product(panel_at(s, s->first + k, 0), s->errors, columns, s->slopes + k);
+    }
+  }
+}
+
+/* All that a superblock stores, given H e there. */
 static void take_superblock(descent *s, size_t block) {
   const ek_layout *layout = &s->matrix->layout;
   const size_t size = (size_t)layout->format->group, groups = (size_t)layout->format->block / size;
   const size_t end = (block + 1) * groups * size;
-  s->first = block * groups * size;
-  memset(s->slopes, 0, groups * size * sizeof *s->slopes);
-  add_products(s, s->first, groups * size, s->errors, 0, s->matrix->columns, s->slopes);
   take_block(s, block, groups);
   for (size_t g = block * groups; g < (block + 1) * groups; g++) {
     const size_t at = g * size, next = at + size;
@@ -153,29 +166,45 @@ static void take_superblock(descent *s, size_t block) {
 }
 
 /* e^T H e of each lane. */
-static void measure(const descent *s, double unit, double *totals) {
-  ek_vd total = {0};
-  for (size_t at = 0; at < s->matrix->columns; at += EK_PANEL) {
-    ek_vf slopes[EK_PANEL] = {{0}};
-    add_product(panel_at(s, at, 0), s->errors, s->matrix->columns, slopes);
-    for (size_t c = 0; c < EK_PANEL; c++) {
-      total += __builtin_convertvector(slopes[c], ek_vd) * __builtin_convertvector(s->errors[at + c], ek_vd);
+static void measure(descent *all, int vectors, double unit, double totals[EK_ROWS]) {
+  const size_t block = (size_t)all->matrix->layout.format->block;
+  ek_vd total[VECTORS] = {{0}};
+  for (size_t b = 0; b < all->matrix->columns / block; b++) {
+    measure_slopes(all, vectors, b);
+    for (int v = 0; v < vectors; v++) {
+      const descent *s = &all[v];
+      for (size_t k = 0; k < block; k++) {
+        total[v] +=
+            __builtin_convertvector(s->slopes[k], ek_vd) * __builtin_convertvector(s->errors[s->first + k], ek_vd);
+      }
     }
   }
-  for (int l = 0; l < EK_WIDTH; l++) totals[l] = total[l] * unit;
+  for (int r = 0; r < vectors * EK_WIDTH; r++) totals[r] = total[r / EK_WIDTH][r % EK_WIDTH] * unit;
 }
 
-static void descend(descent *s, int sweeps, double unit, double *before, double *after) {
-  const ek_format *format = s->matrix->layout.format;
-  const size_t blocks = s->matrix->columns / (size_t)format->block, groups = (size_t)(format->block / format->group);
-  for (size_t g = 0; g < blocks * groups; g++) refresh(s, g / groups, g);
-  measure(s, unit, before);
-  s->moved = (ek_vi){0} == 0;
-  for (int sweep = 0; sweep < sweeps && any(s->moved); sweep++) {
-    s->moved = (ek_vi){0};
-    for (size_t b = 0; b < blocks; b++) take_superblock(s, b);
+/* Whether any lane took a step. */
+static int sweep(descent *all, int vectors) {
+  const size_t blocks = all->matrix->columns / (size_t)all->matrix->layout.format->block;
+  for (int v = 0; v < vectors; v++) all[v].moved = (ek_vi){0};
+  for (size_t b = 0; b < blocks; b++) {
+    measure_slopes(all, vectors, b);
+    for (int v = 0; v < vectors; v++) take_superblock(&all[v], b);
   }
-  measure(s, unit, after);
+  int moved = 0;
+  for (int v = 0; v < vectors; v++) moved |= any(all[v].moved);
+  return moved;
+}
+
+static void descend(descent *all, int vectors, int sweeps, double unit, double before[EK_ROWS], double after[EK_ROWS]) {
+  const ek_format *format = all->matrix->layout.format;
+  const size_t groups = all->matrix->columns / (size_t)format->group,
+               in_block = (size_t)(format->block / format->group);
+  for (int v = 0; v < vectors; v++) {
+    for (size_t g = 0; g < groups; g++) refresh(&all[v], g / in_block, g);
+  }
+  measure(all, vectors, unit, before);
+  while (sweeps-- > 0 && sweep(all, vectors)) continue;
+  measure(all, vectors, unit, after);
 }
 
 ek_descend_fn EK_ISA_NAME(ek_descend);
@@ -186,16 +215,18 @@ int EK_ISA_NAME(ek_descend)(const ek_rounded *matrix, const float *hessian, doub
   const size_t row_bytes = matrix->columns / (size_t)format->block * (size_t)format->block_bytes;
   ek_rows rows;
   if (!ek_rows_allocate(matrix, &rows)) return 0;
-  descent s = {.matrix = matrix, .rows = &rows, .hessian = hessian};
-  s.errors = aligned_alloc(sizeof *s.errors, matrix->columns * sizeof *s.errors);
-  const int enough = s.errors != NULL;
+  ek_vf *memory = aligned_alloc(sizeof *memory, VECTORS * matrix->columns * sizeof *memory);
+  const int enough = memory != NULL;
+  descent all[VECTORS];
+  for (int v = 0; enough && v < VECTORS; v++) {
+    all[v] = (descent){.matrix = matrix, .rows = &rows, .hessian = hessian, .lane = v * EK_WIDTH};
+    all[v].errors = memory + (size_t)v * matrix->columns;
+  }
   double before[EK_ROWS], after[EK_ROWS];
   for (size_t i = 0; enough && i < count; i += EK_ROWS) {
     const size_t here = count - i < EK_ROWS ? count - i : EK_ROWS;
     ek_rows_load(matrix, first + i, here, &rows);
-    for (s.lane = 0; s.lane < EK_ROWS; s.lane += EK_WIDTH) {
-      descend(&s, sweeps, unit, before + s.lane, after + s.lane);
-    }
+    descend(all, ((int)here + EK_WIDTH - 1) / EK_WIDTH, sweeps, unit, before, after);
     for (size_t r = 0; r < here; r++) {
       /* Not so only where float32 cannot tell the steps from nothing. */
       const int lower = after[r] <= before[r];
@@ -207,7 +238,7 @@ int EK_ISA_NAME(ek_descend)(const ek_rounded *matrix, const float *hessian, doub
       errors[i + r] = lower ? after[r] : before[r];
     }
   }
-  free(s.errors);
+  free(memory);
   ek_rows_free(&rows);
   return enough;
 }

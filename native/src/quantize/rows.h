@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-enum { EK_ROWS = 16 };
+enum { EK_ROWS = 64 };
 
 /* A matrix, and the blocks that it is rounded to. */
 typedef struct ek_rounded {
