@@ -163,7 +163,8 @@ def test_quantize_passes_its_options_on(calls: list[Any], tmp_path: Path) -> Non
         None,
         None,
     )
-    assert named == {"plan": None, "calib": [text, text], "seed": 7, "adapter": None, "work": None, "report": False}
+    wanted = {"plan": None, "calib": [text, text], "seed": 7, "adapter": None, "work": None, "report": False}
+    assert named == {**wanted, "distil": False, "qat": None}
 
 
 def test_a_device_brings_its_defaults(calls: list[Any], tmp_path: Path) -> None:
@@ -171,10 +172,12 @@ def test_a_device_brings_its_defaults(calls: list[Any], tmp_path: Path) -> None:
     assert main(["quantize", *shlex.split(line)]) == 0
     target = calls[0][1][2]
     assert (target.device, target.tps, target.max_kl, target.context) == ("pi4b", 15.0, 0.005, None)
+    assert target.objective == "size"
     assert calls[0][2]["report"] is True and calls[0][2]["calib"] == []
-    assert main(["quantize", *shlex.split(line), "--tps", "8", "--max-kl", "0.01", "--context", "512"]) == 0
+    line += " --tps 8 --max-kl 0.01 --context 512 --objective speed"
+    assert main(["quantize", *shlex.split(line)]) == 0
     target = calls[1][1][2]
-    assert (target.tps, target.max_kl, target.context) == (8.0, 0.01, 512)
+    assert (target.tps, target.max_kl, target.context, target.objective) == (8.0, 0.01, 512, "speed")
 
 
 def test_one_format_without_a_budget_is_uniform(calls: list[Any], tmp_path: Path) -> None:
