@@ -48,9 +48,9 @@ class RowGroup:
         """GPTQ's order of columns (K,), and the upper Cholesky factor (K, K) of H^-1 in that order."""
         order = np.argsort(-np.diagonal(self.hessian), kind="stable")
         ordered = self.hessian[np.ix_(order, order)].astype(np.float64)
-        # With rows and columns in reverse, L L^T = H gives U^-1: one factorisation and one inverse in all.
+        # With rows and columns in reverse, L L^T = H gives U^-1: one factorisation, one inverse of a triangle.
         lower = np.linalg.cholesky(ordered[::-1, ::-1])
-        factor = np.triu(np.linalg.inv(lower[::-1, ::-1]))
+        factor = _inverse_of_upper(lower[::-1, ::-1])
         return order.astype(np.int32), np.ascontiguousarray(factor, dtype=np.float32)
 
 
@@ -94,6 +94,18 @@ def descended(values: FloatRows, format: Format, blocks: Blocks, terms: Sequence
         for rows in group.chunks():
             result[rows], _ = _native.descend(format.name, values[rows], blocks[rows], group.hessian, SWEEPS, threads())
     return result
+
+
+def _inverse_of_upper(upper: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of an upper triangle (K, K), by halves: a third of a general inverse's work."""
+    half = len(upper) // 2
+    if half < 32:
+        return np.triu(np.linalg.inv(upper))
+    first, last = _inverse_of_upper(upper[:half, :half]), _inverse_of_upper(upper[half:, half:])
+    inverse = np.zeros_like(upper)
+    inverse[:half, :half], inverse[half:, half:] = first, last
+    inverse[:half, half:] = -(first @ upper[:half, half:]) @ last
+    return inverse
 
 
 def _damped(hessian: NDArray[np.float32]) -> NDArray[np.float32]:
