@@ -32,7 +32,7 @@ from edgekit.quant.speed import DecodeTime, allocate_for_speed, require_possible
 from edgekit.quant.statistics import collect
 from edgekit.quant.store import Store, store_key, work_folder
 from edgekit.quant.swaps import measured_swaps
-from edgekit.recovery import FINETUNING_TOKENS, Recovery, distilled, finetuned
+from edgekit.recovery import DISTILLATION_TOKENS, FINETUNING_TOKENS, Recovery, distilled, finetuned
 from edgekit.report import ReportData, write_report
 from edgekit.target import DeviceLimit, Target, budget_of, device_limit, predicted_speed
 
@@ -89,7 +89,7 @@ class Planned:
     plan: Plan
     rounded: Rounded
     kld_measured: float | None = None
-    calibrated_by: tuple[Any, NDArray[np.int64]] | None = None  # the model and its windows, where they were needed
+    model: Any = None  # transformers', where it was needed
     recovery: Recovery | None = None
 
 
@@ -227,9 +227,9 @@ class Calibration:
     kept: bool  # the folder, after the run
     tokens: int = STATISTICS_TOKENS + HELD_OUT_WINDOWS * WINDOW
 
-    def windows(self) -> tuple[Any, NDArray[np.int64]]:
-        """The model, and the windows (W, T) of token ids for statistics and measurements."""
-        model = load_model(self.source.checkpoint)
+    def windows(self, model: Any = None) -> tuple[Any, NDArray[np.int64]]:
+        """The model, loaded unless it is given, and windows (W, T) of token ids for statistics and measurements."""
+        model = model or load_model(self.source.checkpoint)
         windows = calibration_windows(
             self.source.tokenizer,
             self.texts,
@@ -393,7 +393,7 @@ def _measured(made: Plan, calibrated: _Calibrated, clock: Clock) -> Planned:
         measured=calibrated.probes,
         facts={**made.facts, "windows_sha256": _sha256(calibrated.windows)},
     )
-    return Planned(made, calibrated.rounded, kl, (calibrated.model, calibrated.windows))
+    return Planned(made, calibrated.rounded, kl, calibrated.model)
 
 
 def _read_plan(source: Source, path: Path) -> Plan:
@@ -424,7 +424,7 @@ def _planned_from_file(calibration: Calibration, path: Path, clock: Clock) -> Pl
         seen, _ = split(windows, HELD_OUT_WINDOWS)
         for _ in store.collected(names, partial(collect, model, checkpoint, seen, seed=repeated.seed)):
             pass  # they are kept
-    return Planned(made, Rounded(checkpoint, store), calibrated_by=(model, windows))
+    return Planned(made, Rounded(checkpoint, store), model=model)
 
 
 def _as_planned(calibration: Calibration, made: Plan, path: Path) -> Calibration:
@@ -440,10 +440,11 @@ def _as_planned(calibration: Calibration, made: Plan, path: Path) -> Calibration
 
 
 def _distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Planned:
-    """With norms and block scales trained on the windows of the statistics, and measured on those held out of them."""
-    with clock.stage("calibration"):
-        model, windows = planned.calibrated_by or calibration.windows()
+    """With norms and block scales trained on windows of their own: more of them where there is text to take."""
     with clock.stage("distillation"):
+        if calibration.texts:
+            calibration = replace(calibration, tokens=DISTILLATION_TOKENS + HELD_OUT_WINDOWS * WINDOW)
+        model, windows = calibration.windows(planned.model)
         seen, measured = split(windows, HELD_OUT_WINDOWS)
         checkpoint, formats = calibration.source.checkpoint, planned.plan.formats
         rounded = planned.rounded.stream(formats)
@@ -455,7 +456,7 @@ def _finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Cl
     """With all weights trained under the plan's types on the calibration texts."""
     source, formats = calibration.source, planned.plan.formats
     with clock.stage("calibration"):
-        model, windows = replace(calibration, tokens=FINETUNING_TOKENS).windows()
+        model, windows = replace(calibration, tokens=FINETUNING_TOKENS).windows(planned.model)
     with clock.stage("quantisation-aware training"):
         halves = file_bytes(source.checkpoint, source.tokenizer, dict.fromkeys(formats, "f16"))
         share = planned.plan.bytes / halves

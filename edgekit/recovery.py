@@ -19,7 +19,8 @@ from edgekit.quant.formats import Blocks, format_of
 from edgekit.quant.qat import finetune
 from edgekit.quant.training import Weights
 
-DISTILLATION_SECONDS = 600.0  # at most; the windows are taken a fixed number of times if that is less
+DISTILLATION_SECONDS = 600.0  # at most; the number of steps is fixed if they take less
+DISTILLATION_TOKENS = 1 << 15  # of calibration text, beside what measures; rather these than few taken often
 FINETUNING_TOKENS = 1 << 17  # of training text at most; what is longer is sampled from evenly
 FINETUNING_HELD_OUT = 16  # windows
 

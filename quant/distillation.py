@@ -23,14 +23,14 @@ from edgekit.models.spec import MATRIX_ROLES, TensorSpec
 from edgekit.quant.formats import Blocks, Format
 from edgekit.quant.formats.block_scales import read_scales, scale_gradient, with_scales
 from edgekit.quant.teacher import Teacher, backward, gradients_taken, judge
-from edgekit.quant.training import Training, Weights, batches, train, windows_per_step
+from edgekit.quant.training import Training, Weights, batches, train
 
 if TYPE_CHECKING:
     import torch
 
-PASSES = 4  # over the windows
-LEARNING_RATE = 2e-3
-BETAS = (0.9, 0.95)
+STEPS = 64  # of a window each
+LEARNING_RATE = 3e-4  # after GPTQ the gradient is mostly noise: larger steps in it do harm
+BETAS = (0.95, 0.99)
 CHUNK_WEIGHTS = 1 << 21  # of a matrix, decoded or differentiated at once
 
 
@@ -51,8 +51,7 @@ def distil(
     the same bits. The model is left as it was.
     """
     teacher = Teacher(model, np.concatenate([windows, held_out]))
-    at_once = windows_per_step(windows.shape[1], len(parts(model).head.weight))
-    order = batches(len(windows), at_once, PASSES * -(-len(windows) // at_once), seed)
+    order = batches(len(windows), 1, STEPS, seed)
     with (
         replaced(model, _start_values(checkpoint, rounded), checkpoint.read),
         _student(model, checkpoint, rounded, teacher, np.arange(len(windows), len(teacher.ids))) as student,

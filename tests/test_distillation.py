@@ -129,7 +129,7 @@ def assert_close(found: torch.Tensor | None, expected: torch.Tensor | None, what
 def test_the_kl_falls_and_the_file_stays_of_the_same_types_and_codes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "PASSES", 40)
+    monkeypatch.setattr(distillation, "LEARNING_RATE", 2e-3)
     checkpoint, model, rounded = opened(tmp_path, ("llama", {}))
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     made = run(model, checkpoint, rounded, held_out=IDS)
@@ -160,7 +160,7 @@ def kl_of(model: Any, checkpoint: Checkpoint, rounded: Rounded, made: Training) 
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.quant.training.TOKENS_PER_STEP", 64)
+    monkeypatch.setattr(distillation, "STEPS", 10)
     checkpoint, model, rounded = opened(tmp_path, ("gemma3", {}))
     first, second = (run(model, checkpoint, rounded, held_out=IDS) for _ in range(2))
     assert first.after < first.before
