@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgekit import pipeline
+from edgekit.measuring import Rounded
+from edgekit.models.checkpoint import open_checkpoint
+from edgekit.pipeline import Clock
 from edgekit.quant.allocation import allocate, costs_of
 from edgekit.quant.candidates import candidate_formats, carried_formats
-from edgekit.quant.plan import Budget, Candidate, Sensitivity, predicted_kl, stored_bytes
+from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity, predicted_kl, stored_bytes
 from edgekit.quant.swaps import measured_swaps, propose
 
 ROLES = ("embedding", "q", "k", "v", "o", "gate", "up", "down")
@@ -141,3 +146,30 @@ def test_a_single_matrix_leaves_nothing_to_swap() -> None:
     plan = allocate(table, Budget(max_bytes=700_000))
     found = measured_swaps(table, plan.formats, Budget(max_bytes=700_000), World(table, {}))
     assert found.tried == () and found.formats == plan.formats
+
+
+def test_the_line_takes_the_swapped_plan_and_shows_what_was_tried() -> None:
+    table, budget = tuple(table_of(1)), Budget(max_bytes=4_400_100)
+    world = World(list(table), {"down": 4.0, "k": 0.3})
+
+    class Measured:
+        def tokens(self, formats: Mapping[str, str], *, descend: bool) -> NDArray[np.float64]:
+            assert not descend  # codes alone are refined at the end, of the plan that is taken
+            return world(formats)
+
+        def __call__(self, formats: Mapping[str, str]) -> float:
+            return world.kl(formats)
+
+    choice = allocate(table, budget, 100)
+    plan = Plan("0" * 64, choice.formats, choice.bytes, choice.kl, table, choice.curve, fixed_bytes=100, budget=budget)
+    rounded = Rounded(open_checkpoint(Path(__file__).parent / "assets" / "sample"))
+    calibrated = pipeline._Calibrated(table, (), rounded, Measured(), None, np.zeros((1, 8), np.int64))  # type: ignore[arg-type]
+    found = pipeline._swapped(pipeline.Planned(plan, rounded, world.kl(plan.formats)), budget, calibrated, Clock())
+    assert found.plan.formats != plan.formats and found.plan.bytes <= 4_400_100
+    assert found.plan.bytes == 100 + cost(list(table), found.plan.formats, Budget())
+    assert found.kld_measured == world.kl(found.plan.formats) < world.kl(plan.formats)
+    assert found.plan.kld_predicted == predicted_kl(table, found.plan.formats)
+    assert 0 < len(found.plan.measured) <= 6
+    assert all(
+        m.what.startswith("plan, ") and m.bytes is not None and m.bytes <= 4_400_100 for m in found.plan.measured
+    )
