@@ -1,10 +1,10 @@
 """Distillation of what stays free in a quantised file: float16 block scales, norms and biases; the codes are frozen.
 
 KL(model || quantised) over all positions of the calibration windows is lowered by Adam (Kingma and Ba, arXiv 1412.6980)
-on relative changes: a scale d becomes d (1 + change), a vector's element v becomes v + rms(vector) change, so that one
-learning rate serves them all. The loss is that of the scales as float16 stores them, its gradient goes to the unrounded
-ones (straight-through, Bengio et al., arXiv 1308.3432). Types, codes and sub-scales stay: the file is a stock GGUF of
-the same size. Windows that training never sees choose the best step, and the start is one of the steps.
+on relative changes: a scale d becomes d (1 + change), a vector's element v becomes v + rms(vector) change. The loss is
+that of the scales as float16 stores them, its gradient goes to the unrounded ones (straight-through, Bengio et al.,
+arXiv 1308.3432). Types, codes and sub-scales stay: the file is a stock GGUF of the same size. Windows that training
+never sees choose the best step, and the start is one of the steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 STEPS = 64  # of a window each
-LEARNING_RATE = 3e-4  # after GPTQ the gradient is mostly noise: larger steps in it do harm
+VECTOR_RATE = 1e-3  # learning rates; both fall to zero
+SCALE_RATE = 2e-4  # after descent the scales' gradient is mostly noise: larger steps in it do harm
 BETAS = (0.95, 0.99)
 CHUNK_WEIGHTS = 1 << 21  # of a matrix, decoded or differentiated at once
 
@@ -139,9 +140,11 @@ class _Student:
 
     def learn(self, windows: NDArray[np.int64], rate: float) -> None:
         self.gradients(windows)
-        self.optimiser.param_groups[0]["lr"] = LEARNING_RATE * rate
+        for group, own in zip(self.optimiser.param_groups, (SCALE_RATE, VECTOR_RATE), strict=True):
+            group["lr"] = own * rate
         self.optimiser.step()
-        for owner in _owners(self.matrices, self.vectors):
+        owners: tuple[_Scales | _Vector, ...] = (*self.matrices.values(), *self.vectors.values())
+        for owner in owners:
             owner.write()
 
     def judge(self) -> float:
@@ -185,7 +188,9 @@ def _student(
     for outer in (part.head.weight, part.embedding.weight):  # `backward` hands theirs out itself
         takers.pop(outer, None)
     takers |= {vector.parameter: vector.add_gradient for vector in vectors.values()}
-    optimiser = torch.optim.Adam([owner.change for owner in _owners(matrices, vectors)], betas=BETAS)
+    optimiser = torch.optim.Adam(
+        [{"params": [owner.change for owner in owners.values()]} for owners in (matrices, vectors)], betas=BETAS
+    )
     untrained = {name: blocks for name, (format, blocks) in rounded.items() if not format.scales}
     with gradients_taken(takers):
         yield _Student(model, teacher, held_out, untrained, matrices, vectors, optimiser)
@@ -199,10 +204,6 @@ def _start_values(
         yield name, format.decode(blocks)
     for tensor in _vectors(checkpoint):
         yield tensor.name, checkpoint.read(tensor.name)
-
-
-def _owners(matrices: Mapping[str, _Scales], vectors: Mapping[str, _Vector]) -> list[_Scales | _Vector]:
-    return [*matrices.values(), *vectors.values()]
 
 
 def _vectors(checkpoint: Checkpoint) -> list[TensorSpec]:

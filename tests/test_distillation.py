@@ -129,7 +129,7 @@ def assert_close(found: torch.Tensor | None, expected: torch.Tensor | None, what
 def test_the_kl_falls_and_the_file_stays_of_the_same_types_and_codes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "LEARNING_RATE", 2e-3)
+    monkeypatch.setattr(distillation, "SCALE_RATE", 2e-3)
     checkpoint, model, rounded = opened(tmp_path, ("llama", {}))
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     made = run(model, checkpoint, rounded, held_out=IDS)
@@ -174,7 +174,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_harmful_training_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "LEARNING_RATE", 0.5)
+    monkeypatch.setattr(distillation, "SCALE_RATE", 0.5)
     checkpoint, model, rounded = opened(tmp_path, ("llama", {}))
     made = run(model, checkpoint, rounded)
     assert made.after == made.before
