@@ -50,7 +50,7 @@ class RowGroup:
         ordered = self.hessian[np.ix_(order, order)].astype(np.float64)
         # With rows and columns in reverse, L L^T = H gives U^-1: one factorisation, one inverse of a triangle.
         lower = np.linalg.cholesky(ordered[::-1, ::-1])
-        factor = _inverse_of_upper(lower[::-1, ::-1])
+        factor = _inverse_of_upper(np.asarray(lower[::-1, ::-1], dtype=np.float64))
         return order.astype(np.int32), np.ascontiguousarray(factor, dtype=np.float32)
 
 

@@ -89,7 +89,7 @@ class NativeSession(Tokens):
         return logits
 
     def cancel(self) -> None:
-        """From another thread: what is under way raises `_native.Cancelled`, a prefill or score after its micro-batch."""
+        """From another thread: what is under way raises `_native.Cancelled`, a prefill after its micro-batch."""
         self._handle.cancel()
 
     def stats(self) -> SessionStats:
