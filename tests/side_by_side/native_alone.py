@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
@@ -32,17 +31,25 @@ class LongPrompt:
     def __init__(self, path: Path, ids: Sequence[int], threads: int) -> None:
         self.model = _native.Model(path, threads=threads)
         self.context = _native.Context(self.model, positions=len(ids), micro_batch=MICRO_BATCH)
+        self.one_batch = _native.Context(self.model, positions=len(ids), micro_batch=len(ids))
         self.tokens = np.array(ids, np.int32)
         self.one = np.ones((1, self.model.vocab), np.float32)
         self.all = None  # of every position, where half of the machine's memory holds it
         if self.one.nbytes * len(ids) < host.ram_bytes() / 2:
             self.all = np.ones((len(ids), self.model.vocab), np.float32)
         self.chance = np.random.default_rng(0)
-        self.first_token_s = self.prefill(self.one)["s"]
+        self.first_token_s = self.first_token()["s"]
 
-    def prefill(self, logits: NDArray[np.float32]) -> Figures:
-        self.context.truncate(0, 0)
-        return {"s": seconds(self.context.prefill, 0, self.tokens, logits)}
+    def first_token(self) -> Figures:
+        return self._prefill(self.context, self.one)
+
+    def all_logits(self) -> Figures:
+        assert self.all is not None
+        return self._prefill(self.one_batch, self.all)
+
+    def _prefill(self, context: _native.Context, logits: NDArray[np.float32]) -> Figures:
+        context.truncate(0, 0)
+        return {"s": seconds(context.prefill, 0, self.tokens, logits)}
 
     def slowest_micro_batch(self) -> Figures:
         self.context.truncate(0, 0)
@@ -71,10 +78,10 @@ class LongPrompt:
 
 def measure_prompt(path: Path, ids: Sequence[int], threads: int, rounds: int, progress: tqdm[Any]) -> dict[str, Row]:
     prompt = LongPrompt(path, ids, threads)
-    labels = {"first_token": f"first token of {len(ids)}", "all_logits": f"all logits of {len(ids)}"}
-    sides = {"first_token": partial(prompt.prefill, prompt.one)}
+    labels = {"first_token": f"first token of {len(ids)}", "all_logits": f"all logits of {len(ids)} in one batch"}
+    sides = {"first_token": prompt.first_token}
     if prompt.all is not None:
-        sides["all_logits"] = partial(prompt.prefill, prompt.all)
+        sides["all_logits"] = prompt.all_logits
     sides |= {"cancel": prompt.cancel, "micro_batch": prompt.slowest_micro_batch}
     labels |= {"cancel": "cancel() until it returns", "micro_batch": f"slowest micro-batch of {MICRO_BATCH}"}
     turns = in_turns(sides, rounds, progress)

@@ -4,10 +4,11 @@
 
 #include <string.h>
 
-/* A task is 32 to 128 rows, more where that leaves enough tasks, since gemm reorders its vectors for each; and of many
- * tokens so many that their codes stay in a core's own cache. The cut depends on the shape alone, so that results do
- * not depend on the threads. */
-enum { LEAST_ROWS = 32, MOST_ROWS = 128, ENOUGH_TASKS = 64, CHUNK_BYTES = 256 << 10, CHUNK_TOKENS = 16 };
+/* A task is some rows of one token, or more rows of up to 64 tokens, whose codes stay in a core's own cache: gemm
+ * reorders its vectors for each task. There are enough tasks for all threads to end together. Each result is computed
+ * whole and in one order, so it is the same however the tasks are cut. */
+enum { LEAST_ROWS = 32, GEMV_ROWS = 128, GEMM_ROWS = 1024, TASKS_PER_THREAD = 12 };
+enum { CHUNK_BYTES = 256 << 10, CHUNK_TOKENS = 16, MOST_CHUNK = 64 };
 enum { PACK_ROWS = 32, PACK_STRIPES = PACK_ROWS / EK_STRIPE };
 
 static size_t ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
@@ -210,7 +211,7 @@ static ek_status check_product(const ek_kernels *kernels, const ek_product *prod
 /* Tokens at a time: of a quantised vector a column is a byte, of another four. */
 static size_t chunk_of(size_t group, size_t columns) {
   const size_t fit = CHUNK_BYTES / (group ? 1 : sizeof(float)) / columns / CHUNK_TOKENS * CHUNK_TOKENS;
-  return fit ? fit : CHUNK_TOKENS;
+  return fit > MOST_CHUNK ? MOST_CHUNK : fit ? fit : CHUNK_TOKENS;
 }
 
 static size_t count_row_tasks(const ek_product *products, size_t count, size_t task_rows) {
@@ -231,9 +232,9 @@ ek_status ek_matmul(const ek_kernels *kernels, ek_pool *pool, const ek_product *
   multiplication job = {.kernels = kernels, .products = products, .x = x, .tokens = tokens, .columns = first->columns};
   job.group = ek_activation_group(first->type);
   job.chunk = tokens == 1 ? 1 : chunk_of(job.group, first->columns);
-  const size_t chunks = ceil_div(tokens, job.chunk);
-  job.task_rows = MOST_ROWS;
-  while (job.task_rows > LEAST_ROWS && count_row_tasks(products, count, job.task_rows) * chunks < ENOUGH_TASKS) {
+  const size_t chunks = ceil_div(tokens, job.chunk), enough = (size_t)TASKS_PER_THREAD * ek_pool_threads(pool);
+  job.task_rows = tokens == 1 ? GEMV_ROWS : GEMM_ROWS;
+  while (job.task_rows > LEAST_ROWS && count_row_tasks(products, count, job.task_rows) * chunks < enough) {
     job.task_rows /= 2;
   }
   job.row_tasks = count_row_tasks(products, count, job.task_rows);
