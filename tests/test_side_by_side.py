@@ -66,7 +66,7 @@ def test_every_quantity_has_a_sample_from_each_round(run: tuple[str, dict[str, A
         "decode_deep": both | {"llama-bench"},
         "read": {"memory"},
         "read_best": {"memory"},
-        **{key: {"native"} for key in ("first_token", "all_logits", "cancel", "micro_batch")},
+        **{key: {"native"} for key in ("first_token", "all_logits", "all_logits_anew", "cancel", "micro_batch")},
     }
     for key, row in result["rows"].items():
         assert row["label"] in printed.replace("Memory", "memory")

@@ -76,11 +76,14 @@ def _bandwidth(result: dict[str, Any]) -> list[str]:
 
 
 def _prompt(rows: dict[str, Any]) -> list[str]:
-    first, every = (rows[key]["samples"][NATIVE] if key in rows else None for key in ("first_token", "all_logits"))
-    if every is None:
-        return ["All logits of the long prompt were not measured: they take more than half of the machine's memory"]
-    share = median(a / b for a, b in zip(first, every, strict=True))
-    return [f"The {rows['first_token']['label']} takes {share:.2f} of {rows['all_logits']['label']}"]
+    if "all_logits" not in rows:
+        return ["All logits of the long prompt were not measured: they take more than a third of the machine's memory"]
+    first, every, anew = (rows[key]["samples"][NATIVE] for key in ("first_token", "all_logits", "all_logits_anew"))
+    share, with_memory = (median(a / b for a, b in zip(first, all_of, strict=True)) for all_of in (every, anew))
+    return [
+        f"The {rows['first_token']['label']} takes {share:.2f} of {rows['all_logits']['label']}, "
+        f"and {with_memory:.2f} of {rows['all_logits_anew']['label']}"
+    ]
 
 
 def _memory(result: dict[str, Any]) -> list[str]:
