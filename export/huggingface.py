@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.models.checkpoint import Checkpoint
-from edgekit.models.errors import InputError, TargetError
+from edgekit.models.errors import InputError
 from edgekit.models.families import family_of
+from edgekit.models.files import disk_errors
 from edgekit.models.sources.stored import FLOAT_TYPES
 from edgekit.models.spec import TensorSpec
 from edgekit.quant.formats import format_of
@@ -140,13 +140,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     target = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     target.mkdir()
     try:
-        yield target
-        target.rename(folder)  # onto a folder that came to be meanwhile only where that is empty
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
-            raise TargetError(
-                f"cannot write {folder}: {error.strerror}: free some space or choose another disk"
-            ) from error
-        raise
+        with disk_errors(folder):
+            yield target
+            target.rename(folder)  # onto a folder that came to be meanwhile only where that is empty
     finally:
         shutil.rmtree(target, ignore_errors=True)

@@ -30,20 +30,28 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             f"cannot write {path}: {error.strerror}: choose a folder that exists and is writable"
         ) from error
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
+        with disk_errors(path):
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What a full, broken or read-only disk says while `path` is written becomes a TargetError."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
             raise TargetError(
                 f"cannot write {path}: {error.strerror}: free some space or choose another disk"
             ) from error
         raise
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -5,6 +5,7 @@
 #include "kernels/stripe.h"
 #include "memory.h"
 #include "operators/matmul.h"
+#include "product.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -34,34 +35,13 @@ static void *allocate(size_t bytes) {
   return memory;
 }
 
-/* Blocks of random codes, with scales of about 0.02; floats of about 1. */
-static uint8_t *random_blocks(check_rng *rng, enum ek_type type, size_t count) {
-  const size_t size = (size_t)ek_formats[type].block_bytes;
-  uint8_t *blocks = malloc(count * size);
-  check_bytes(rng, blocks, count * size);
-  for (size_t b = 0; b < count; b++) {
-    uint8_t *at = blocks + b * size;
-    const float value = check_gaussian(rng);
-    if (type == EK_TYPE_f32)
-      memcpy(at, &value, 4);
-    else if (type == EK_TYPE_bf16)
-      ek_store_u16(at, ek_bfloat_of_float(value));
-    else if (type == EK_TYPE_f16)
-      ek_store_u16(at, ek_half_of_float(value));
-    else
-      ek_store_u16(at + (type == EK_TYPE_q6_k ? 208 : 0), ek_half_of_float(0.02f * value));
-    if (ek_formats[type].has_minima) ek_store_u16(at + 2, ek_half_of_float(0.02f * value));
-  }
-  return blocks;
-}
-
 /* Packs in parallel, and compares with packing at once. */
 static void add_matrix(check_rng *rng, job *j, enum ek_type type, size_t rows) {
   const size_t i = j->count++, blocks_per_row = j->columns / (size_t)ek_formats[type].block;
   size_t block_bytes;
   CHECK(ek_matrix_size(type, rows, j->columns, &block_bytes, &j->packed_bytes[i]) == EK_OK);
   CHECK(block_bytes == rows * blocks_per_row * (size_t)ek_formats[type].block_bytes);
-  uint8_t *blocks = random_blocks(rng, type, rows * blocks_per_row);
+  uint8_t *blocks = product_random_blocks(rng, type, rows * blocks_per_row);
   j->packed[i] = allocate(j->packed_bytes[i]);
   uint8_t *at_once = allocate(j->packed_bytes[i]);
   ek_pool *pool = pools[check_below(rng, MOST_THREADS + 1)];

@@ -6,6 +6,7 @@
 #include "kernels/cache_block.h"
 #include "kernels/stripe.h"
 #include "operators/attention.h"
+#include "product.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -70,27 +71,6 @@ static float *random_floats(check_rng *rng, size_t count) {
 /* Rows: of whole stripes and of one that is not, more than are taken at once. */
 enum { ROWS = 43 };
 
-/* Blocks of random codes and scales of ordinary size. */
-static uint8_t *random_blocks(check_rng *rng, enum ek_type type, size_t count) {
-  const size_t size = (size_t)ek_formats[type].block_bytes;
-  uint8_t *blocks = malloc(count * size);
-  check_bytes(rng, blocks, count * size);
-  for (size_t b = 0; b < count; b++) {
-    uint8_t *at = blocks + b * size;
-    const float value = check_gaussian(rng);
-    if (type == EK_TYPE_f32)
-      memcpy(at, &value, 4);
-    else if (type == EK_TYPE_bf16)
-      ek_store_u16(at, ek_bfloat_of_float(value));
-    else if (type == EK_TYPE_f16)
-      ek_store_u16(at, ek_half_of_float(value));
-    else
-      ek_store_u16(at + (type == EK_TYPE_q6_k ? 208 : 0), ek_half_of_float(0.02f * value));
-    if (ek_formats[type].has_minima) ek_store_u16(at + 2, ek_half_of_float(0.02f * check_gaussian(rng)));
-  }
-  return blocks;
-}
-
 /* Columns of more than one panel or chunk, tokens of which some are left over from every way of taking several. */
 static void run_product(const ek_kernels *kernels, check_operation operation, enum ek_type type, int number,
                         record *record) {
@@ -100,7 +80,7 @@ static void run_product(const ek_kernels *kernels, check_operation operation, en
   const size_t group = ek_activation_group(type), count = groups[number], tokens = tokens_of[number];
   const size_t columns = group == 256 ? 256 * (1 + count % 4) : group ? 32 * count : 33 * count;
   const size_t stripe_bytes = ek_stripe_bytes(type, columns), stripes = (ROWS + EK_STRIPE - 1) / EK_STRIPE;
-  uint8_t *blocks = random_blocks(&rng, type, ROWS * columns / (size_t)ek_formats[type].block);
+  uint8_t *blocks = product_random_blocks(&rng, type, ROWS * columns / (size_t)ek_formats[type].block);
   uint8_t *packed = malloc(stripes * stripe_bytes);
   ek_repack(type, kernels->interleave, blocks, ROWS, columns, 0, stripes, packed);
   float *values = random_floats(&rng, tokens * columns), *out = malloc(tokens * ROWS * sizeof(float));

@@ -252,3 +252,23 @@ void product_free(product *p) {
   free(p->expected);
   free(p->terms);
 }
+
+uint8_t *product_random_blocks(check_rng *rng, enum ek_type type, size_t count) {
+  const size_t size = (size_t)ek_formats[type].block_bytes;
+  uint8_t *blocks = malloc(count * size);
+  check_bytes(rng, blocks, count * size);
+  for (size_t b = 0; b < count; b++) {
+    uint8_t *at = blocks + b * size;
+    const float value = check_gaussian(rng);
+    if (type == EK_TYPE_f32)
+      memcpy(at, &value, 4);
+    else if (type == EK_TYPE_bf16)
+      ek_store_u16(at, ek_bfloat_of_float(value));
+    else if (type == EK_TYPE_f16)
+      ek_store_u16(at, ek_half_of_float(value));
+    else
+      ek_store_u16(at + (type == EK_TYPE_q6_k ? 208 : 0), ek_half_of_float(0.02f * value));
+    if (ek_formats[type].has_minima) ek_store_u16(at + 2, ek_half_of_float(0.02f * check_gaussian(rng)));
+  }
+  return blocks;
+}

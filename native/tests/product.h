@@ -20,4 +20,7 @@ void product_free(product *p);
 
 ek_activations product_activations(const product *p);
 
+/* Blocks of random codes, with scales of about 0.02; floats of about 1. To be freed. */
+uint8_t *product_random_blocks(check_rng *rng, enum ek_type type, size_t count);
+
 #endif
