@@ -13,7 +13,7 @@ from edgekit.models.divergence import first_scored
 from edgekit.models.forward import HeldOut, replaced
 from edgekit.quant.formats import format_of
 from edgekit.quant.formats.format import Blocks
-from edgekit.quant.rounding import round_tensor
+from edgekit.quant.rounding import Refinement, round_tensor
 from edgekit.quant.store import Store
 
 
@@ -28,16 +28,16 @@ class Rounded:
         """The matrix as the checkpoint has it."""
         return self._checkpoint.read(name)
 
-    def blocks(self, name: str, format: str, *, descend: bool = True) -> Blocks:
+    def blocks(self, name: str, format: str, *, refinement: Refinement = Refinement.DESCENT) -> Blocks:
         """The matrix's blocks (N, row bytes) uint8, rounded as `round_tensor` says."""
         store, to = self._store, format_of(format)
         if store is None or to.unpack is None:
             return round_tensor(self.original(name), to)
 
         def make() -> Blocks:
-            return round_tensor(self.original(name), to, store.statistics(name), descend=descend)
+            return round_tensor(self.original(name), to, store.statistics(name), refinement=refinement)
 
-        return store.blocks(name, format, descend, make)
+        return store.blocks(name, format, refinement.name, make)
 
     def stream(self, formats: Mapping[str, str]) -> Iterator[tuple[str, Blocks]]:
         """Every matrix of a plan, in the checkpoint's order."""
@@ -54,15 +54,15 @@ class Measure:
         self._rounded = rounded
         self._held_out = HeldOut(model, windows, first=first_scored(windows.shape[1]))
 
-    def __call__(self, formats: Mapping[str, str], *, descend: bool = True) -> float:
+    def __call__(self, formats: Mapping[str, str], *, refinement: Refinement = Refinement.DESCENT) -> float:
         """`formats`: matrix -> format; the others stay as they are."""
-        return float(self.tokens(formats, descend=descend).mean())
+        return float(self.tokens(formats, refinement=refinement).mean())
 
-    def tokens(self, formats: Mapping[str, str], *, descend: bool = True) -> NDArray[np.float64]:
+    def tokens(self, formats: Mapping[str, str], *, refinement: Refinement = Refinement.DESCENT) -> NDArray[np.float64]:
         """The KL of each held-out token."""
         rounded = self._rounded
         values = (
-            (name, format_of(format).decode(rounded.blocks(name, format, descend=descend)))
+            (name, format_of(format).decode(rounded.blocks(name, format, refinement=refinement)))
             for name, format in formats.items()
         )
         with replaced(self._model, values, rounded.original):

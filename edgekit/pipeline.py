@@ -27,6 +27,7 @@ from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Budget, MeasuredKl, Plan, Sensitivity, matrices, predicted_kl, stored_bytes
 from edgekit.quant.plan_file import read_plan, write_plan
 from edgekit.quant.rescaling import Measurement, calibrate
+from edgekit.quant.rounding import Refinement
 from edgekit.quant.sensitivity import error_table
 from edgekit.quant.speed import DecodeTime, allocate_for_speed, require_possible_speed
 from edgekit.quant.statistics import collect
@@ -313,7 +314,7 @@ def _calibrate(calibration: Calibration, formats: tuple[str, ...], clock: Clock)
     with clock.stage("measurements"):
         rounded = Rounded(checkpoint, store)
         measure = Measure(model, measured, rounded)
-        rescaled, measurements = calibrate(table, partial(measure, descend=False))
+        rescaled, measurements = calibrate(table, partial(measure, refinement=Refinement.GPTQ))
     return _Calibrated(tuple(rescaled), tuple(map(_probe, measurements)), rounded, measure, model, windows)
 
 
@@ -363,7 +364,7 @@ def _swapped(planned: Planned, budget: Budget, calibrated: _Calibrated, clock: C
     """The plan after measured swaps of bytes between classes of matrices; the KLs of those tried join the probes'."""
     plan, table = planned.plan, calibrated.table
     with clock.stage("swaps"):
-        measure = partial(calibrated.measure.tokens, descend=False)
+        measure = partial(calibrated.measure.tokens, refinement=Refinement.GPTQ)
         found = measured_swaps(table, plan.formats, budget, measure, fixed_bytes=plan.fixed_bytes)
     sizes = {(s.name, c.format): c.bytes for s in table for c in s.candidates}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,25 +20,37 @@ CHUNK_WEIGHTS = 1 << 21  # rows are rounded in chunks of about this many weights
 DAMPING = 0.01  # of a row's mean weight: an input that calibration never saw still keeps its order of magnitude
 
 
+class Refinement(IntEnum):
+    """The last step that rounding with statistics may take; each goes on from the one before it."""
+
+    NONE = 0  # to nearest, the error weighted by the statistics' diagonal
+    GPTQ = 1
+    DESCENT = 2
+
+
 def round_tensor(
-    values: FloatRows, format: Format, statistics: MatrixStatistics | None = None, *, descend: bool = True
+    values: FloatRows,
+    format: Format,
+    statistics: MatrixStatistics | None = None,
+    *,
+    refinement: Refinement = Refinement.DESCENT,
 ) -> Blocks:
     """The blocks of `values` (N, K) float32 in `format`: (N, K // block * block_bytes) uint8.
 
     Without statistics to nearest, in scales of least squared error. With them the best, on what they hold out, of
     three: to nearest with the error weighted by their diagonal, GPTQ in the same scales, and descent from there (see
-    `compensation`), which `descend=False` leaves out. Raises InputError where a row is not a whole number of blocks or
-    float16 would overflow.
+    `compensation`); `refinement` is the last of them that is tried. Raises InputError where a row is not a whole number
+    of blocks or float16 would overflow.
     """
     plain = round_to_nearest(values, format, None if statistics is None else statistics.importance())
-    if statistics is None or format.unpack is None:
+    if statistics is None or format.unpack is None or refinement is Refinement.NONE:
         return plain
     sample = draw_rows(values, statistics.terms)
     whole = len(sample.rows) == len(values)
     seen = statistics if whole else statistics.of_rows(sample.rows)
     seen_values = values if whole else values[sample.rows]
     tried = [plain if whole else plain[sample.rows]]
-    tried += _refinements(seen_values, format, tried[0], seen, 2 if descend else 1)
+    tried += _refinements(seen_values, format, tried[0], seen, refinement)
     with np.errstate(invalid="ignore", over="ignore"):
         kls = [sample.total(quadratic_kl(seen_values, format, blocks, seen))[0] for blocks in tried]
     best = min(range(len(tried)), key=lambda i: kls[i] if math.isfinite(kls[i]) else math.inf)

@@ -66,9 +66,9 @@ class Store:
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise _damaged(path) from error
 
-    def blocks(self, name: str, format: str, descend: bool, make: Callable[[], Blocks]) -> Blocks:
-        """One matrix's blocks (N, B) in one format, mapped: made and kept where they are not there yet."""
-        path = self._blocks / f"{_digest(name, format, str(descend))}.npy"
+    def blocks(self, name: str, format: str, refinement: str, make: Callable[[], Blocks]) -> Blocks:
+        """One matrix's blocks (N, B) in one format, refined one way, mapped: made and kept where not there yet."""
+        path = self._blocks / f"{_digest(name, format, refinement)}.npy"
         if not path.exists():
             blocks = make()
             with atomic_write(path) as file:

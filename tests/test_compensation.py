@@ -14,7 +14,7 @@ from edgekit.quant import compensation, row_sample
 from edgekit.quant.compensation import DAMPING, LARGEST_PROPORTION, PROPORTION_STEP, compensated, descended, row_groups
 from edgekit.quant.formats import FORMATS, Format, format_of
 from edgekit.quant.quadratic import quadratic_kl
-from edgekit.quant.rounding import round_tensor, round_to_nearest
+from edgekit.quant.rounding import Refinement, round_tensor, round_to_nearest
 from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
 
 BLOCK_FORMATS = tuple(format for format in FORMATS if format.unpack)
@@ -105,7 +105,8 @@ def test_each_step_lowers_the_kl(name: str, terms: int) -> None:
     kls = [quadratic_kl(values, format, blocks, statistics).sum() for blocks in (plain, first, second)]
     assert kls[1] < 0.9 * kls[0] and kls[2] < 0.98 * kls[1]
     np.testing.assert_array_equal(round_tensor(values, format, statistics), second)
-    np.testing.assert_array_equal(round_tensor(values, format, statistics, descend=False), first)
+    np.testing.assert_array_equal(round_tensor(values, format, statistics, refinement=Refinement.GPTQ), first)
+    np.testing.assert_array_equal(round_tensor(values, format, statistics, refinement=Refinement.NONE), plain)
 
 
 def test_what_the_windows_held_out_do_not_confirm_is_not_taken() -> None:

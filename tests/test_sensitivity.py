@@ -28,7 +28,7 @@ from edgekit.quant.rescaling import (
     measure_probes,
     rescale,
 )
-from edgekit.quant.rounding import round_tensor
+from edgekit.quant.rounding import Refinement, round_tensor
 from edgekit.quant.row_sample import RowSample, draw_rows, inclusion_probabilities
 from edgekit.quant.sensitivity import error_table, evaluate_formats
 from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
@@ -56,7 +56,7 @@ def make_matrix(
 def dense_kl(values: np.ndarray, statistics: MatrixStatistics, format_name: str) -> np.ndarray:
     """(N,) float64, from the definition: 1/2 sum over terms of rows[n] dw_n C dw_n, C of what is held out."""
     format = format_of(format_name)
-    blocks = round_tensor(values, format, statistics, descend=False)
+    blocks = round_tensor(values, format, statistics, refinement=Refinement.GPTQ)
     error = format.decode(blocks).astype(np.float64) - values
     shares = np.zeros(len(values))
     for term, held_out in zip(statistics.terms, statistics.held_out, strict=True):
@@ -90,7 +90,7 @@ def test_errors_that_cancel_do_not_count() -> None:
     statistics = MatrixStatistics("m", (KroneckerTerm(rows, direction),), (direction,))
     (candidate,) = evaluate_formats(values, statistics, [format_of("q4_0")])
     format = format_of("q4_0")
-    error = format.decode(round_tensor(values, format, statistics, descend=False)) - values
+    error = format.decode(round_tensor(values, format, statistics, refinement=Refinement.GPTQ)) - values
     assert candidate.kl == pytest.approx(0.5 * float(np.sum((error[:, 0] + error[:, 1]) ** 2)), rel=1e-4)
 
 

@@ -156,12 +156,12 @@ import edgekit
 from edgekit.quant.store import Store
 left = int(sys.argv[4])
 keep = Store.blocks
-def blocks(self, name, format, descend, make):
+def blocks(self, name, format, refinement, make):
     global left
     left -= 1
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    return keep(self, name, format, descend, make)
+    return keep(self, name, format, refinement, make)
 Store.blocks = blocks
 edgekit.quantize(sys.argv[1], Path(sys.argv[2]), edgekit.Target(formats=("q4_0",)), work=Path(sys.argv[3]),
                  report=False)

@@ -17,6 +17,7 @@ from edgekit.pipeline import Clock
 from edgekit.quant.allocation import allocate, costs_of
 from edgekit.quant.candidates import candidate_formats, carried_formats
 from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity, predicted_kl, stored_bytes
+from edgekit.quant.rounding import Refinement
 from edgekit.quant.swaps import measured_swaps, propose
 
 ROLES = ("embedding", "q", "k", "v", "o", "gate", "up", "down")
@@ -153,8 +154,8 @@ def test_the_line_takes_the_swapped_plan_and_shows_what_was_tried() -> None:
     world = World(list(table), {"down": 4.0, "k": 0.3})
 
     class Measured:
-        def tokens(self, formats: Mapping[str, str], *, descend: bool) -> NDArray[np.float64]:
-            assert not descend  # codes alone are refined at the end, of the plan that is taken
+        def tokens(self, formats: Mapping[str, str], *, refinement: Refinement) -> NDArray[np.float64]:
+            assert refinement is Refinement.GPTQ  # codes alone are refined at the end, of the plan that is taken
             return world(formats)
 
         def __call__(self, formats: Mapping[str, str]) -> float:
