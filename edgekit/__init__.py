@@ -8,19 +8,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgekit.artifact import Artifact
     from edgekit.devices.bench import bench
     from edgekit.devices.result import BenchResult
     from edgekit.evaluation import Evaluation, evaluate
     from edgekit.inspection import Inspection, inspect
     from edgekit.models.errors import InputError, MissingExtra, TargetError
-    from edgekit.pipeline import Artifact, PlanResult, export, plan, quantize
+    from edgekit.pipeline import PlanResult, export, plan, quantize
     from edgekit.pruning import Pruned, prune
     from edgekit.runtimes import Session, load
     from edgekit.target import Target
 
 # Where each public name lives; it is imported when it is first asked for, so that `import edgekit` costs nothing.
 _HOMES = {
-    "Artifact": "pipeline",
+    "Artifact": "artifact",
     "BenchResult": "devices.result",
     "Evaluation": "evaluation",
     "InputError": "models.errors",

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from edgekit.calibrating import HELD_OUT_WINDOWS, STATISTICS_TOKENS
+from edgekit.clock import Clock
 from edgekit.export.huggingface import require_new, write_folder
 from edgekit.models.calibration import calibration_windows, split
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
@@ -24,7 +26,6 @@ from edgekit.models.errors import InputError
 from edgekit.models.forward import HeldOut, load_model, parameter_name, reference_logits
 from edgekit.models.spec import MATRIX_ROLES, TensorSpec
 from edgekit.models.tokenizer import load_tokenizer
-from edgekit.pipeline import HELD_OUT_WINDOWS, STATISTICS_TOKENS, Clock
 from edgekit.quant.candidates import fallback
 from edgekit.quant.formats import FORMATS, Format, format_of
 from edgekit.quant.sparsity import SCORES, histogram, keeps_zeros, prune_matrix, saliencies, shares

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.calibrating import HELD_OUT_WINDOWS, Calibration
+from edgekit.clock import Clock
+from edgekit.export.gguf import file_bytes
 from edgekit.figures import kl_text
 from edgekit.models.calibration import split
-from edgekit.models.checkpoint import Checkpoint
-from edgekit.models.divergence import first_scored
+from edgekit.models.divergence import WINDOW, first_scored
 from edgekit.models.forward import HeldOut, replaced
+from edgekit.planning import Planned
 from edgekit.quant.distillation import distil
-from edgekit.quant.formats import Blocks, format_of
+from edgekit.quant.formats import format_of
 from edgekit.quant.qat import finetune
 from edgekit.quant.training import Weights
 
@@ -38,22 +40,19 @@ class Recovery:
     figures: Mapping[str, float]
 
 
-def distilled(
-    model: Any,
-    checkpoint: Checkpoint,
-    rounded: Iterator[tuple[str, Blocks]],
-    formats: Mapping[str, str],
-    windows: NDArray[np.int64],
-    measured: NDArray[np.int64],
-    *,
-    seed: int,
-) -> Recovery:
-    """Scales, norms and biases trained on `windows` (W, T) of token ids; the best step by the `measured` ones."""
-    blocks = {name: (format_of(formats[name]), blocks) for name, blocks in rounded}
-    training = distil(model, checkpoint, blocks, windows, measured, seconds=DISTILLATION_SECONDS, seed=seed)
-    held_out = HeldOut(model, measured, first=first_scored(measured.shape[1]))
-    with replaced(model, _values(training.weights, formats), checkpoint.read):
-        kl = held_out.kld()
+def distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Recovery:
+    """Norms, biases and block scales trained on windows of their own: more of them where there is text to take."""
+    with clock.stage("distillation"):
+        if calibration.texts:
+            calibration = replace(calibration, tokens=DISTILLATION_TOKENS + HELD_OUT_WINDOWS * WINDOW)
+        model, windows = calibration.windows(planned.model)
+        seen, measured = split(windows, HELD_OUT_WINDOWS)
+        checkpoint, formats, seed = calibration.source.checkpoint, planned.plan.formats, calibration.seed
+        rounded = {name: (format_of(formats[name]), blocks) for name, blocks in planned.rounded.stream(formats)}
+        training = distil(model, checkpoint, rounded, seen, measured, seconds=DISTILLATION_SECONDS, seed=seed)
+        held_out = HeldOut(model, measured, first=first_scored(measured.shape[1]))
+        with replaced(model, _values(training.weights, formats), checkpoint.read):
+            kl = held_out.kld()
     note = f"distillation: KL {kl_text(training.before)} to {kl_text(training.after)} nats in {training.steps} steps"
     if not training.in_time:
         note += f", ended by its limit of {DISTILLATION_SECONDS / 60:.0f} minutes: another run may give other bytes"
@@ -61,27 +60,20 @@ def distilled(
     return Recovery(training.weights, kl, note, figures)
 
 
-def finetuned(
-    model: Any,
-    checkpoint: Checkpoint,
-    formats: Mapping[str, str],
-    text: NDArray[np.int64],
-    *,
-    steps: int,
-    share_of_16_bits: float,
-    seed: int,
-) -> Recovery:
-    """All weights trained under `formats` on most windows of `text` (W, T); the rest choose the step and are measured.
-
-    `share_of_16_bits`: the file's bytes over those of one with 16-bit matrices, for the note.
-    """
-    windows, held_out = split(text, FINETUNING_HELD_OUT)
-    made = finetune(model, checkpoint, formats, windows, held_out, steps=steps, seed=seed)
+def finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clock) -> Recovery:
+    """All weights trained under the plan's types on the calibration texts; windows held out choose the step."""
+    source, plan = calibration.source, planned.plan
+    with clock.stage("calibration"):
+        model, text = replace(calibration, tokens=FINETUNING_TOKENS).windows(planned.model)
+    with clock.stage("quantisation-aware training"):
+        windows, held_out = split(text, FINETUNING_HELD_OUT)
+        made = finetune(model, source.checkpoint, plan.formats, windows, held_out, steps=steps, seed=calibration.seed)
+    halves = file_bytes(source.checkpoint, source.tokenizer, dict.fromkeys(plan.formats, "f16"))
     original, rounded, trained = made.original, made.rounded, made.trained
     note = (
         f"quantisation-aware training: next-token accuracy {trained.top1:.2%} (checkpoint {original.top1:.2%}, rounded "
         f"without training {rounded.top1:.2%}), KL {kl_text(rounded.kl)} to {kl_text(trained.kl)} nats, "
-        f"{1 - share_of_16_bits:.1%} less memory than 16 bits"
+        f"{1 - plan.bytes / halves:.1%} less memory than 16 bits"
     )
     figures = {
         "top1_checkpoint": original.top1,
@@ -93,7 +85,7 @@ def finetuned(
         "kld_before": rounded.kl,
         "kld_after": trained.kl,
         "steps": made.training.steps,
-        "share_of_16_bits": share_of_16_bits,
+        "share_of_16_bits": plan.bytes / halves,
     }
     return Recovery(made.training.weights, trained.kl, note, figures)
 

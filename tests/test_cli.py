@@ -19,6 +19,7 @@ import pytest
 import typer.main
 from sample_gguf import SAMPLE, write_sample_gguf
 
+from edgekit.artifact import Artifact
 from edgekit.cli import main
 from edgekit.cli.app import COMMANDS, app
 from edgekit.devices.result import (
@@ -33,7 +34,7 @@ from edgekit.devices.result import (
     Summary,
 )
 from edgekit.models.errors import InputError, MissingExtra, TargetError
-from edgekit.pipeline import Artifact, PlanResult
+from edgekit.pipeline import PlanResult
 from edgekit.quant.plan import Plan
 from edgekit.runtimes import CacheTypes
 
@@ -103,6 +104,7 @@ def test_help_starts_fast() -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = """
 import sys
+from edgekit.artifact import Artifact
 from edgekit.cli import main
 assert main(["quantize", "--help"]) == 0
 heavy = {"numpy", "torch", "transformers", "gguf", "tokenizers", "tqdm", "rich", "edgekit.pipeline", "edgekit._native"}
@@ -555,6 +557,7 @@ INTERRUPTIBLE = """
 import signal, sys, time
 from pathlib import Path
 from edgekit import pipeline
+from edgekit.artifact import Artifact
 from edgekit.cli import main
 from edgekit.models.files import atomic_write
 

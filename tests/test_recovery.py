@@ -22,7 +22,7 @@ from edgekit.quant.formats import format_of
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """(a random checkpoint with a context of 256, a text of some thousand tokens), of which little is trained on."""
     monkeypatch.setattr(recovery, "FINETUNING_HELD_OUT", 2)
-    monkeypatch.setattr(pipeline, "FINETUNING_TOKENS", 2048)
+    monkeypatch.setattr(recovery, "FINETUNING_TOKENS", 2048)
     monkeypatch.setattr(distillation, "STEPS", 8)
     text = tmp_path / "text.txt"
     root = Path(__file__).parent.parent

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgekit import pipeline
+from edgekit.calibrating import Calibrated
+from edgekit.clock import Clock
 from edgekit.measuring import Rounded
 from edgekit.models.checkpoint import open_checkpoint
-from edgekit.pipeline import Clock
+from edgekit.planning import Planned, swapped
 from edgekit.quant.allocation import allocate, costs_of
 from edgekit.quant.candidates import candidate_formats, carried_formats
 from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity, predicted_kl, stored_bytes
@@ -132,14 +133,14 @@ def test_proposals_move_one_role_against_the_others() -> None:
     role_of, size = {s.name: s.role for s in table}, {(s.name, c.format): c.bytes for s in table for c in s.candidates}
     least = predicted_kl(table, formats)
     assert least is not None
-    for what, swapped in proposals.items():
+    for what, proposed in proposals.items():
         role, direction = what.split()
-        changed = {name for name, format in swapped.items() if format != formats[name]}
-        wider = {name for name in changed if size[name, swapped[name]] > size[name, formats[name]]}
+        changed = {name for name, format in proposed.items() if format != formats[name]}
+        wider = {name for name in changed if size[name, proposed[name]] > size[name, formats[name]]}
         own = {name for name in changed if role_of[name] == role}
         assert own and own == (wider if direction == "wider" else changed - wider)
-        assert cost(table, swapped, budget) <= 4_400_000
-        assert (predicted_kl(table, swapped) or 0.0) >= least * (1 - 1e-9)
+        assert cost(table, proposed, budget) <= 4_400_000
+        assert (predicted_kl(table, proposed) or 0.0) >= least * (1 - 1e-9)
 
 
 def test_a_single_matrix_leaves_nothing_to_swap() -> None:
@@ -164,8 +165,8 @@ def test_the_line_takes_the_swapped_plan_and_shows_what_was_tried() -> None:
     choice = allocate(table, budget, 100)
     plan = Plan("0" * 64, choice.formats, choice.bytes, choice.kl, table, choice.curve, fixed_bytes=100, budget=budget)
     rounded = Rounded(open_checkpoint(Path(__file__).parent / "assets" / "sample"))
-    calibrated = pipeline._Calibrated(table, (), rounded, Measured(), None, np.zeros((1, 8), np.int64))  # type: ignore[arg-type]
-    found = pipeline._swapped(pipeline.Planned(plan, rounded, world.kl(plan.formats)), budget, calibrated, Clock())
+    calibrated = Calibrated(table, (), rounded, Measured(), None, np.zeros((1, 8), np.int64))  # type: ignore[arg-type]
+    found = swapped(Planned(plan, rounded, world.kl(plan.formats)), budget, calibrated, Clock())
     assert found.plan.formats != plan.formats and found.plan.bytes <= 4_400_100
     assert found.plan.bytes == 100 + cost(list(table), found.plan.formats, Budget())
     assert found.kld_measured == world.kl(found.plan.formats) < world.kl(plan.formats)

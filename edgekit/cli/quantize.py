@@ -12,7 +12,7 @@ from edgekit.figures import bytes_text, kl_text, seconds_text
 from edgekit.models.errors import InputError
 
 if TYPE_CHECKING:
-    from edgekit.pipeline import Artifact
+    from edgekit.artifact import Artifact
     from edgekit.quant.plan import Plan
 
 EXAMPLES = (

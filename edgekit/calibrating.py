@@ -1,0 +1,133 @@
+"""The first half of the line: checkpoint -> calibration windows -> statistics -> error table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.clock import Clock
+from edgekit.export.gguf import file_bytes
+from edgekit.measuring import Measure, Rounded
+from edgekit.models.calibration import calibration_windows, split
+from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.divergence import WINDOW
+from edgekit.models.forward import load_model
+from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
+from edgekit.quant.formats import format_of
+from edgekit.quant.plan import MeasuredKl, Sensitivity, matrices, stored_bytes
+from edgekit.quant.rescaling import Measurement
+from edgekit.quant.rescaling import calibrate as rescaled_by_measurement
+from edgekit.quant.rounding import Refinement
+from edgekit.quant.sensitivity import error_table
+from edgekit.quant.statistics import MatrixStatistics, collect
+from edgekit.quant.store import Store, store_key
+
+STATISTICS_TOKENS = 8192
+HELD_OUT_WINDOWS = 4  # of 512 tokens, of which the second half is scored
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is quantised: an opened checkpoint, its tokenizer, and the bytes of a file that no format changes."""
+
+    checkpoint: Checkpoint
+    tokenizer: TokenizerFiles
+    fixed_bytes: int
+
+    @property
+    def matrices(self) -> list[str]:
+        """The names of the tensors that a plan speaks of."""
+        return [tensor.name for tensor in matrices(self.checkpoint.tensors)]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What decides the statistics of a checkpoint, and the folder for them."""
+
+    source: Source
+    texts: tuple[Path, ...]  # none: sampled from the model
+    seed: int
+    folder: Path
+    kept: bool  # the folder, after the run
+    tokens: int = STATISTICS_TOKENS + HELD_OUT_WINDOWS * WINDOW
+
+    def windows(self, model: Any = None) -> tuple[Any, NDArray[np.int64]]:
+        """The model, loaded unless it is given, and windows (W, T) of token ids for statistics and measurements."""
+        model = model or load_model(self.source.checkpoint)
+        windows = calibration_windows(
+            self.source.tokenizer,
+            self.texts,
+            tokens=self.tokens,
+            length=min(WINDOW, self.source.checkpoint.spec.context),
+            seed=self.seed,
+            model=model,
+        )
+        return model, windows
+
+    def store(self, windows_sha256: str) -> Store:
+        """The store of those windows' statistics."""
+        key = store_key(self.source.checkpoint, windows_sha256, self.seed) if self.kept else "calibration"
+        return Store(self.folder / key)
+
+    def statistics(self, store: Store, model: Any, seen: NDArray[np.int64]) -> Iterator[MatrixStatistics]:
+        """Those of every matrix on the windows `seen`, kept in the store, or as they were kept there."""
+        collected = partial(collect, model, self.source.checkpoint, seen, seed=self.seed)
+        return store.collected(self.source.matrices, collected)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The error table, the means to measure a plan, and which windows both come from."""
+
+    table: tuple[Sensitivity, ...]
+    probes: tuple[MeasuredKl, ...]
+    rounded: Rounded
+    measure: Measure
+    model: Any
+    windows: NDArray[np.int64]
+
+
+def open_source(checkpoint: str | Path, adapter: Path | None, clock: Clock) -> Source:
+    """A checkpoint, with an adapter merged into it, and its tokenizer."""
+    with clock.stage("open"):
+        opened = open_checkpoint(checkpoint, adapter=adapter)
+        tokenizer = load_tokenizer(opened)
+        formats = {tensor.name: "f32" for tensor in matrices(opened.tensors)}
+        taken = sum(stored_bytes(format_of("f32"), tensor.shape) for tensor in matrices(opened.tensors))
+        return Source(opened, tokenizer, file_bytes(opened, tokenizer, formats) - taken)
+
+
+def calibrate(calibration: Calibration, formats: tuple[str, ...], clock: Clock) -> Calibrated:
+    """Statistics from most of the calibration windows, and the table of those formats, corrected on the rest."""
+    checkpoint, seed = calibration.source.checkpoint, calibration.seed
+    with clock.stage("calibration"):
+        model, windows = calibration.windows()
+        store = calibration.store(windows_sha256(windows))
+        seen, measured = split(windows, HELD_OUT_WINDOWS)
+    with clock.stage("error table"):
+        statistics = clock.within("statistics", "error table", calibration.statistics(store, model, seen))
+        table = error_table(statistics, checkpoint, formats, seed=seed)
+    with clock.stage("measurements"):
+        rounded = Rounded(checkpoint, store)
+        measure = Measure(model, measured, rounded)
+        rescaled, measurements = rescaled_by_measurement(table, partial(measure, refinement=Refinement.GPTQ))
+    return Calibrated(tuple(rescaled), tuple(map(_probe, measurements)), rounded, measure, model, windows)
+
+
+def windows_sha256(windows: NDArray[np.int64]) -> str:
+    """By which a plan says what its statistics come from."""
+    return hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()
+
+
+def _probe(measurement: Measurement) -> MeasuredKl:
+    probe = measurement.probe
+    widths = sorted({format_of(name).width for name in probe.formats.values()})
+    what = f"{probe.role} at {' or '.join(map(str, widths))} bits"
+    return MeasuredKl(what, probe.predicted, measurement.kl)
