@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekit.models.spec import ModelSpec, Role, Rope, TensorSpec
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Candidate, CurvePoint, MeasuredKl, Plan, Sensitivity, stored_bytes
-from edgekit.report import DevicePrediction, ReportData
+from edgekit.report import AblationRow, DevicePrediction, ReportData
 
 CANDIDATES = ("q4_0", "iq4_nl", "q4_k", "q5_0", "q6_k", "q8_0", "f16")
 
@@ -60,6 +60,12 @@ def sample_report(
         max_bytes=int(size / 0.995),
         max_kl=0.005,
         device=DevicePrediction("Raspberry Pi 4B", 36.4, "4.5 MB are read for each token at 5.5 GB/s (a prediction)"),
+        ablation=(
+            AblationRow("plain", "IQ4_NL everywhere, to nearest", int(size * 0.96), kl * 3.1),
+            AblationRow("+ allocation", "the plan's types, to nearest with weighted errors", size, kl * 1.9),
+            AblationRow("+ GPTQ", "errors made up for by later weights", size, kl * 1.3),
+            AblationRow("+ descent", "the same types", size, kl * 1.12),
+        ),
     )
 
 

@@ -67,7 +67,7 @@ def test_page_and_its_svgs_are_well_formed(layers: int, tmp_path: Path) -> None:
     page = Page(text)
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     labelled = [ElementTree.fromstring(drawing) for drawing in drawings if 'class="key"' not in drawing]
-    assert len(labelled) == 6
+    assert len(labelled) == 7
     for drawing in labelled:
         assert drawing.get("role") == "img"
         assert drawing.findtext("title")
@@ -114,6 +114,9 @@ def test_page_tells_the_numbers(tmp_path: Path) -> None:
         assert stage in text and seconds_text(seconds) in text
     for tensor in data.tensors:
         assert tensor.name in text
+    for row in data.ablation:
+        assert row.step in text and row.what in text and kl_text(row.kl) in text and bytes_text(row.bytes) in text
+    assert "· 36 %" in text  # the last row of the first
     for measured in data.plan.measured:
         assert measured.what in text and kl_text(measured.measured) in text
 
@@ -149,11 +152,13 @@ def test_bits_per_weight_of_a_plan_equals_that_of_its_file() -> None:
 
 def test_a_run_without_statistics_says_so(tmp_path: Path) -> None:
     data = without(sample_report(), sensitivities=(), curve=(), measured=(), kld_predicted=None)
-    data = dataclasses.replace(data, kld_measured=None, max_bytes=None, max_kl=None, device=None, seconds={})
+    data = dataclasses.replace(
+        data, kld_measured=None, max_bytes=None, max_kl=None, device=None, seconds={}, ablation=()
+    )
     text = Page(written(data, tmp_path)).text
     assert "No statistics were taken" in text
     assert "no curve" in text and "No KL was measured" in text
-    assert "KL measured" not in text and "Decode" not in text and "budget" not in text
+    assert "each step" not in text and "KL measured" not in text and "Decode" not in text and "budget" not in text
     assert "not known" in text
 
 
@@ -189,7 +194,9 @@ def test_zero_and_single_values_do_not_break_the_charts(tmp_path: Path) -> None:
         for s in data.plan.sensitivities
     )
     curve = tuple(dataclasses.replace(point, kl=0.0) for point in data.plan.curve)
-    data = dataclasses.replace(without(data, sensitivities=silent, curve=curve, kld_predicted=0.0), kld_measured=0.0)
+    rows = tuple(dataclasses.replace(row, kl=0.0) for row in data.ablation)
+    data = without(data, sensitivities=silent, curve=curve, kld_predicted=0.0)
+    data = dataclasses.replace(data, kld_measured=0.0, ablation=rows)
     Page(written(data, tmp_path))
     assert size_curve(data) is None
 

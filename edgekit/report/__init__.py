@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.report.data import DevicePrediction, ReportData
+from edgekit.report.data import AblationRow, DevicePrediction, ReportData
 from edgekit.report.page import write_report
 
-__all__ = ["DevicePrediction", "ReportData", "write_report"]
+__all__ = ["AblationRow", "DevicePrediction", "ReportData", "write_report"]

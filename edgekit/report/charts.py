@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from edgekit.figures import bytes_text, kl_text, seconds_text
 from edgekit.quant.plan import MeasuredKl
-from edgekit.report.data import ReportData
+from edgekit.report.data import AblationRow, ReportData
 from edgekit.report.markup import node, svg, text
 
 _WIDTH, _HEIGHT = 500.0, 330.0
@@ -101,6 +101,22 @@ def agreement(measured: Sequence[MeasuredKl], chosen: tuple[float, float] | None
     if last is not None:
         drawn += _chosen(x.at(last[0]), y.at(last[1]), f"this file: {kl_text(last[0])} → {kl_text(last[1])}")
     return svg(_WIDTH, _HEIGHT, "Measured against predicted KL", *drawn)
+
+
+def ablation_bars(rows: Sequence[AblationRow]) -> Element:
+    """The KL of each row, with its size and its share of the first row's KL."""
+    first, largest = rows[0].kl, max((*(row.kl for row in rows), 1e-300))
+    drawn: list[Element] = []
+    for index, row in enumerate(rows):
+        y = index * 42.0
+        span = max(1.0, 480 * row.kl / largest)
+        share = f" · {100 * row.kl / first:.0f} %" if index and first > 0 else ""
+        drawn.append(text(row.step, 312, y + 15, "strong", "end"))
+        drawn.append(text(row.what, 312, y + 30, "small soft", "end"))
+        class_ = "bar last" if index == len(rows) - 1 else "bar"
+        drawn.append(node("rect", x=324, y=y + 5, width=span, height=24, rx=1.5, class_=class_))
+        drawn.append(text(f"{kl_text(row.kl)}{share} · {bytes_text(row.bytes)}", 324 + span + 8, y + 21.5))
+    return svg(1036, 42.0 * len(rows) - 8, "Measured KL with one more step at a time", *drawn)
 
 
 def stage_bars(seconds: Mapping[str, float]) -> Element:

@@ -22,6 +22,16 @@ class DevicePrediction:
 
 
 @dataclass(frozen=True)
+class AblationRow:
+    """A file made with one more of the steps that make a plan's file; `kl`: its dequantised weights, held-out text."""
+
+    step: str  # "plain", "+ GPTQ"
+    what: str  # "the plan's types, rounded by GPTQ"
+    bytes: int
+    kl: float
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that `write_report` shows. KLs in nats per token, sizes in bytes, `seconds` per stage in order."""
 
@@ -37,6 +47,7 @@ class ReportData:
     max_bytes: int | None = None  # the budget; None where there was none
     max_kl: float | None = None
     device: DevicePrediction | None = None
+    ablation: tuple[AblationRow, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from edgekit.figures import bytes_text, count_text, kl_text, seconds_text
 from edgekit.models.files import atomic_write
 from edgekit.quant.plan import MeasuredKl
 from edgekit.report import charts, maps
-from edgekit.report.data import ReportData, TensorRow, bits_per_weight, tensor_rows
+from edgekit.report.data import AblationRow, ReportData, TensorRow, bits_per_weight, tensor_rows
 from edgekit.report.markup import Child, node
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -46,6 +46,8 @@ def _page(data: ReportData) -> Element:
     main.append(node("div", _sensitivity(data), _widths(rows), class_="pair"))
     main.append(_bytes(data, rows))
     main.append(node("div", _curve(data), _agreement(data), class_="pair"))
+    if data.ablation:
+        main.append(_ablation(data.ablation))
     if data.seconds:
         main.append(
             _section(
@@ -239,6 +241,14 @@ def _measurements(measured: Sequence[MeasuredKl]) -> Element | None:
     ]
     table = node("table", node("thead", _titles(titles)), node("tbody", *body))
     return node("details", node("summary", "The measurements as a table"), node("div", table, class_="scroll"))
+
+
+def _ablation(rows: Sequence[AblationRow]) -> Element:
+    why = (
+        "KL measured with one more step at a time, the last row being this file: dequantised weights in float32 on "
+        "held-out calibration text. A runtime's own arithmetic is not in it."
+    )
+    return _section("What each step is worth", why, node("div", charts.ablation_bars(rows), class_="scroll"))
 
 
 def _titles(titles: Sequence[tuple[str, str | None]]) -> Element:
