@@ -14,7 +14,7 @@ from edgekit.planning import Planned
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Plan, matrices, stored_bytes
 from edgekit.recovery import Recovery
-from edgekit.report import ReportData, write_report
+from edgekit.report import AblationRow, ReportData, write_report
 from edgekit.target import DeviceLimit, predicted_speed
 
 
@@ -32,6 +32,7 @@ class Artifact:
     notes: tuple[str, ...] = ()  # what the user should know of the checkpoint and the plan
     report: Path | None = None
     training: Mapping[str, float] | None = None  # figures of distillation or quantisation-aware training
+    ablation: tuple[AblationRow, ...] = ()  # with a report: what each step is worth
 
 
 def written(source: Source, planned: Planned, recovery: Recovery | None, output: Path, clock: Clock) -> Artifact:
@@ -76,6 +77,7 @@ def reported(artifact: Artifact, source: Source, name: str, limit: DeviceLimit |
         plan=artifact.plan,
         seconds=artifact.seconds,
         kld_measured=artifact.kld_measured,
+        ablation=artifact.ablation,
         max_bytes=None if budget is None else budget.max_bytes,
         max_kl=None if budget is None else budget.max_kl,
         device=None

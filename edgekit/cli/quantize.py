@@ -119,6 +119,7 @@ def show(artifact: Artifact, as_json: bool) -> None:
                 "kld_measured": artifact.kld_measured,
                 "decode_tps_predicted": artifact.plan.facts.get("decode_tps_predicted"),
                 "training": artifact.training,
+                "ablation": [vars(row) for row in artifact.ablation],
                 "notes": artifact.notes,
                 "report": artifact.report,
                 "seconds": artifact.seconds,
