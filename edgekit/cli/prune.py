@@ -52,7 +52,8 @@ def command(
 
 
 def _print(pruned: Pruned) -> None:
-    from edgekit.pruning import GGUF_NOTE, ZERO_NOTE
+    from edgekit.pruning import ZERO_NOTE
+    from edgekit.zeros import GGUF_NOTE
 
     output.print_facts(
         [

@@ -68,6 +68,7 @@ def command(
     options.check_output(output_path, ".gguf")
     options.refuse_same(checkpoint, output_path)
     options.check_files("--calib", calib or [])
+    options.check_work(work)
     target = None
     if plan is None:
         target = options.read_target(
@@ -119,6 +120,7 @@ def show(artifact: Artifact, as_json: bool) -> None:
                 "kld_measured": artifact.kld_measured,
                 "decode_tps_predicted": artifact.plan.facts.get("decode_tps_predicted"),
                 "training": artifact.training,
+                "zeros": artifact.zeros,
                 "ablation": [vars(row) for row in artifact.ablation],
                 "notes": artifact.notes,
                 "report": artifact.report,
