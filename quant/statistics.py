@@ -12,7 +12,8 @@ token t the layer computes W x_t, and g_t is the gradient of that sum there. The
     columns = sum_t |g_t|^2 x_t x_t^T / sum_t |g_t|^2                     (K, K)
     s       = sum_windows |grad_W|^2 / sum_t |g_t|^2 |x_t|^2
 
-Every fourth window's columns are kept apart: rounding is fitted on the others' and judged on these.
+Every fourth window's columns are kept apart: rounding is fitted on the others' and judged on these. What was judged
+best is then fitted on all of them.
 
 There is no further constant: rows carry the scale. s makes up for the cross terms of different tokens: with it the
 expected KL of white noise in W is the Fisher's own trace. It is near 1 in feed-forward layers; values, whose errors add
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 BATCH = 4  # windows run at once
 HELD_OUT_EVERY = 4  # one window of so many is held out
+RECORDED = "bfloat16"  # how a layer's inputs wait for its turn: half the memory, and noise that no moment shows
 # Of a looked-up row's frequency; the rest is the model's mean softmax, which foretells other text's tokens better.
 FREQUENCY_FROM_TEXT = 0.25
 
@@ -77,6 +79,15 @@ class MatrixStatistics:
         """Those of some of the matrix's rows."""
         return replace(self, terms=tuple(replace(term, rows=term.rows[rows]) for term in self.terms))
 
+    def on_all_windows(self) -> MatrixStatistics:
+        """With the columns of all windows to fit on, each side's mean weighted by how many windows it has."""
+        apart = 1 / HELD_OUT_EVERY
+        terms = (
+            replace(term, columns=(1 - apart) * term.columns + apart * held_out)
+            for term, held_out in zip(self.terms, self.held_out, strict=True)
+        )
+        return replace(self, terms=tuple(terms))
+
     def importance(self) -> Importance:
         """The diagonals of the terms: what rounding to nearest can take account of."""
         return Importance(
@@ -106,7 +117,7 @@ def collect(
     """The statistics of every matrix, one at a time: an untied head, the layers from last to first, the embedding.
 
     `model` is `models.forward.load_model`'s, `windows` (W, T) token ids. The forward pass keeps each layer's input
-    (W x T x hidden float32 per layer); then each layer is run again with gradients, so that only one layer's moments
+    (W x T x hidden bfloat16 per layer); then each layer is run again with gradients, so that only one layer's moments
     and activations are in memory. The same seed on the same machine gives the same bits.
     """
     import torch
@@ -157,7 +168,7 @@ def _record(model: Any, part: Parts, ids: torch.Tensor, batches: list[slice]) ->
     import torch
 
     width = part.embedding.weight.shape[1]
-    inputs = [torch.empty(*ids.shape, width) for _ in part.layers]
+    inputs = [torch.empty(*ids.shape, width, dtype=getattr(torch, RECORDED)) for _ in part.layers]
     hidden = torch.empty(*ids.shape, width)
     arguments: list[list[dict[str, Any]]] = [[] for _ in part.layers]
     current = batches[0]
@@ -335,7 +346,7 @@ def _layer(
     handles = [linear.register_forward_hook(watch(m)) for linear, m in zip(linears, moments, strict=True)]
     try:
         for number, current in enumerate(batches):  # read by the hooks
-            x = recording.inputs[index][current].requires_grad_()
+            x = recording.inputs[index][current].float().requires_grad_()
             with torch.enable_grad():
                 output = layer(x, **recording.arguments[index][number])
                 output = output[0] if isinstance(output, tuple) else output

@@ -25,7 +25,7 @@ from edgekit.models.files import atomic_write
 from edgekit.quant.formats.format import Blocks
 from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
 
-METHOD = 1  # to be raised with every change of what statistics or rounding give
+METHOD = 2  # to be raised with every change of what statistics or rounding give
 
 
 class Store:
