@@ -100,7 +100,7 @@ def _refinements(
     values: FloatRows, format: Format, plain: Blocks, statistics: MatrixStatistics, steps: int
 ) -> list[Blocks]:
     """The blocks after GPTQ and after descent: the first `steps` of the two."""
-    results = compensated(values, [(format, plain)], statistics.terms) if steps else []
+    results = compensated(values, [(format, plain)], statistics) if steps else []
     if steps > 1:
-        results.append(descended(values, format, results[0], statistics.terms))
+        results.append(descended(values, format, results[0], statistics))
     return results

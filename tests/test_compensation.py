@@ -87,10 +87,10 @@ def test_every_row_is_compensated_under_its_groups_hessian(format: Format, monke
     plain = round_to_nearest(values, format, statistics.importance())
     other = format_of("q4_0")
     nearest = round_to_nearest(values, other, statistics.importance())
-    found, beside = compensated(values, [(format, plain), (other, nearest)], statistics.terms)
-    np.testing.assert_array_equal(beside, compensated(values, [(other, nearest)], statistics.terms)[0])
+    found, beside = compensated(values, [(format, plain), (other, nearest)], statistics)
+    np.testing.assert_array_equal(beside, compensated(values, [(other, nearest)], statistics)[0])
     monkeypatch.setattr(compensation, "CHUNK_WEIGHTS", 3 * 256)
-    np.testing.assert_array_equal(found, compensated(values, [(format, plain)], statistics.terms)[0])
+    np.testing.assert_array_equal(found, compensated(values, [(format, plain)], statistics)[0])
     for group in row_groups(statistics.terms):
         order, _ = group.order_and_factor()
         rows = group.rows
@@ -106,8 +106,8 @@ def test_each_step_lowers_the_kl(name: str, terms: int) -> None:
     values, statistics = make_matrix(24, 256, terms)
     format = format_of(name)
     plain = round_to_nearest(values, format, statistics.importance())
-    (first,) = compensated(values, [(format, plain)], statistics.terms)
-    second = descended(values, format, first, statistics.terms)
+    (first,) = compensated(values, [(format, plain)], statistics)
+    second = descended(values, format, first, statistics)
     kls = [quadratic_kl(values, format, blocks, statistics).sum() for blocks in (plain, first, second)]
     assert kls[1] < 0.9 * kls[0] and kls[2] < 0.98 * kls[1]
     np.testing.assert_array_equal(round_tensor(values, format, statistics, refinement=Refinement.GPTQ), first)
@@ -136,11 +136,11 @@ def test_the_last_codes_are_fitted_on_all_windows(terms: int) -> None:
         np.testing.assert_array_equal(term.rows, fitted.rows)
         np.testing.assert_allclose(term.columns, 0.75 * fitted.columns + 0.25 * apart, rtol=1e-5)
     plain = round_to_nearest(values, format, every.importance())
-    (first,) = compensated(values, [(format, plain)], every.terms)
+    (first,) = compensated(values, [(format, plain)], every)
     found = round_tensor(values, format, statistics)
-    np.testing.assert_array_equal(found, descended(values, format, first, every.terms))
-    (less,) = compensated(values, [(format, plain)], statistics.terms)
-    less = descended(values, format, less, statistics.terms)
+    np.testing.assert_array_equal(found, descended(values, format, first, every))
+    (less,) = compensated(values, [(format, plain)], statistics)
+    less = descended(values, format, less, statistics)
     truth = replace(statistics, held_out=make_matrix(24, 128, terms, inputs=40_000)[1].held_out)
     kls = [quadratic_kl(values, format, blocks, truth).sum() for blocks in (less, found)]
     assert kls[1] < 0.99 * kls[0]
@@ -191,7 +191,7 @@ def test_the_damping_is_worth_it() -> None:
     def kl(damping: float) -> float:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(compensation, "DAMPING", damping)
-            (blocks,) = compensated(values, [(format, plain)], statistics.terms)
+            (blocks,) = compensated(values, [(format, plain)], statistics)
         return float(quadratic_kl(values, format, blocks, statistics).sum())
 
     assert kl(DAMPING) < 0.8 * kl(0.001)

@@ -105,6 +105,10 @@ def test_every_term_equals_dense_autograd(
         assert_close(term.rows, coherence * g.square().sum(0) / tokens, name)
         for columns, side in ((term.columns, ~HELD), (statistics.held_out[0], HELD)):
             assert_close(columns, (x * weights[:, None])[side].T @ x[side] / weights[side].sum(), name)
+        assert (statistics.correlation is None) == (g.shape[1] > x.shape[1])
+        if statistics.correlation is not None:
+            for found_of, side in ((statistics.correlation.fitted, ~HELD), (statistics.correlation.held_out, HELD)):
+                assert_close(found_of, correlation(g[side]), name)
     head_x = dense.x["lm_head.weight"]
     head = found["model.embed_tokens.weight" if tied else "lm_head.weight"]
     rows, _, mean = dense_head(head_x, parts(model))
@@ -138,6 +142,12 @@ def test_a_layers_inputs_may_wait_as_bfloat16(tmp_path: Path, monkeypatch: pytes
         for mine, theirs in zip(short.terms, exact.terms, strict=True):
             for a, b in ((mine.rows, theirs.rows), (mine.columns, theirs.columns)):
                 assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(b)
+
+
+def correlation(g: torch.Tensor) -> torch.Tensor:
+    """(N, N) of gradients (tokens, N), whose mean is taken as zero."""
+    moment = g.T @ g
+    return moment / torch.outer(moment.diagonal(), moment.diagonal()).sqrt()
 
 
 def dense_head(x: torch.Tensor, part: Parts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
