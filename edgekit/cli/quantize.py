@@ -20,6 +20,8 @@ EXAMPLES = (
     "edgekit quantize CHECKPOINT --size 190MB --calib notes.txt -o model.gguf",
     "edgekit quantize CHECKPOINT --bpw 4.5 --bits 4,8,16 -o model.gguf",
     "edgekit quantize CHECKPOINT --formats q4_0 -o model.gguf",
+    "edgekit quantize CHECKPOINT --bpw 4.5 --distil --calib notes.txt -o model.gguf",
+    "edgekit quantize CHECKPOINT --formats q8_0 --qat 40 --calib notes.txt -o model.gguf",
     "edgekit quantize CHECKPOINT --plan plan.json -o model.gguf",
 )
 
