@@ -9,7 +9,7 @@ from fidelity_parts import Row, Verdict
 from edgekit.figures import bytes_text, seconds_text
 
 TITLES = ("made by", "file bytes", "tensor bytes", "KLD", "±", "99.9 %", "top-1", "predicted", "measured", "time, peak")
-WIDTHS = (52, 13, 13, 9, 9, 9, 8, 10, 10, 22)
+WIDTHS = (13, 13, 9, 9, 9, 8, 10, 10, 22)  # of all but the first
 SOURCES = (
     "KLD, ±, 99.9 % and top-1 (same first choice): stock llama-perplexity --kl-divergence, nats per token, against a "
     "float32 GGUF of the checkpoint.",
@@ -22,9 +22,12 @@ SOURCES = (
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Lines, with a heading for each part."""
     for part in dict.fromkeys(row["part"] for row in rows):
+        lines = [TITLES, *(_cells(row) for row in rows if row["part"] == part)]
+        longest = max(len(first) for first, *_ in lines)
         yield f"\n{part}"
-        yield _line(TITLES)
-        yield from (_line(_cells(row)) for row in rows if row["part"] == part)
+        for first, *rest in lines:
+            cells = (cell.rjust(width) for cell, width in zip(rest, WIDTHS, strict=True))
+            yield " ".join((first.ljust(longest), *cells)).rstrip()
 
 
 def verdicts(found: Iterable[Verdict]) -> Iterator[str]:
@@ -54,8 +57,3 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _kl(value: float | None) -> str:
     return "" if value is None else f"{value:.5f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    first, *rest = zip(cells, WIDTHS, strict=True)
-    return " ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
