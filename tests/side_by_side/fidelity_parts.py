@@ -130,9 +130,11 @@ def training(bench: Bench, findings: Findings) -> None:
 
 def _distillation(bench: Bench, findings: Findings) -> None:
     klds = []
-    for name, options in (("edgekit --bpw 4.5", ()), ("edgekit --bpw 4.5 --distil", ("--distil",))):
-        path, ran = bench.calibrated(f"{'-'.join(['bpw', *options])}.gguf", "--bpw", 4.5, "--no-report", *options)
-        klds.append(findings.row("training", name, **bench.judged(path), **_run(ran))["kld_mean"])
+    for option in ("", "--distil"):
+        options = ("--bpw", 4.5, "--no-report", *filter(None, [option]))
+        path, ran = bench.calibrated(f"4.5-bits{option}.gguf", *options)
+        row = findings.row("training", f"edgekit --bpw 4.5 {option}".rstrip(), **bench.judged(path), **_run(ran))
+        klds.append(row["kld_mean"])
     findings.ask("--distil at 4.5 bits per weight: share of the KLD without", klds[1] / klds[0], DISTILLED_SHARE)
 
 
@@ -142,7 +144,8 @@ def _quantisation_aware(bench: Bench, findings: Findings) -> None:
     halves = full - sum(int(t.n_bytes) for t in gguf.GGUFReader(bench.base).tensors if len(t.shape) > 1) // 2
     size = str(min(int(SHARE_OF_F16 * halves), int(SHARE_OF_F32 * full)))
     row: Row = {}
-    for name, options in ((f"edgekit --size {size}", ()), (f"... --qat {QAT_STEPS}", ("--qat", QAT_STEPS))):
+    for options in ((), ("--qat", QAT_STEPS)):
+        name = " ".join(map(str, ("edgekit --size", size, *options)))
         path, ran = bench.calibrated(f"half{'-qat' if options else ''}.gguf", "--size", size, "--no-report", *options)
         against = ("--reference", bench.checkpoint, "--text", bench.text, "--chunks", bench.chunks)
         found = bench.edgekit("eval", path, *against).document

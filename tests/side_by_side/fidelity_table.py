@@ -15,6 +15,8 @@ SOURCES = (
     "float32 GGUF of the checkpoint.",
     "predicted, measured: edgekit, before the file runs anywhere: the plan's table, and dequantised weights in float32 "
     "on held-out calibration text (after --distil or --qat on windows of their own).",
+    "accuracy: of the next token, edgekit eval on the judge's text, the file and the checkpoint; zlib: edgekit prune, the "
+    "pruned matrices in BF16 before and after.",
     "time, peak: wall clock and VmHWM of the edgekit command, statistics not taken again where they were kept.",
 )
 
@@ -40,9 +42,8 @@ def verdicts(found: Iterable[Verdict]) -> Iterator[str]:
 def _cells(row: Row) -> tuple[str, ...]:
     kls = row.get("edgekit", {})
     cost = f"{seconds_text(row['seconds'])}, {bytes_text(row['peak_rss_bytes'])}" if "seconds" in row else ""
-    share = f" ({row['share_of_first']:.0%})" if "share_of_first" in row else ""
     return (
-        row["made_by"] + share,
+        _label(row),
         f"{row['bytes']:,}",
         f"{row['tensor_bytes']:,}",
         f"{row['kld_mean']:.5f}",
@@ -53,6 +54,19 @@ def _cells(row: Row) -> tuple[str, ...]:
         _kl(kls.get("kld_measured")),
         cost,
     )
+
+
+def _label(row: Row) -> str:
+    """Who made it, with the figures that only its part has."""
+    said = str(row["made_by"])
+    if "share_of_first" in row:
+        said += f" ({row['share_of_first']:.0%})"
+    if "top1" in row:
+        said += f" (accuracy {row['top1']:.2%}, checkpoint {row['top1_reference']:.2%})"
+    if "stored" in row:
+        stored = row["stored"]
+        said += f" (zlib: {bytes_text(stored['zlib_before'])} to {bytes_text(stored['zlib_after'])})"
+    return said
 
 
 def _kl(value: float | None) -> str:
