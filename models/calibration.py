@@ -54,7 +54,7 @@ def calibration_windows(
             raise InputError("there is no calibration text and no model to sample it from: give --calib FILE")
         from edgekit.models.sampled_text import sampled_windows
 
-        return sampled_windows(tokenizer, model, wanted, length, rng)
+        return sampled_windows(model, wanted, length, rng, bos=tokenizer.bos, eos=tokenizer.eos)
     stream = np.concatenate([_tokens(tokenizer, path, wanted, length) for path in texts])
     return _spread(stream, tokenizer.bos if tokenizer.add_bos else None, wanted, length, rng, texts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +12,16 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from edgekit.models.forward import head_logits, parts
 
-if TYPE_CHECKING:
-    from edgekit.models.calibration import CalibrationTokenizer
-
 AT_ONCE = 40  # windows: all that statistics and measurements take
 
 
 def sampled_windows(
-    tokenizer: CalibrationTokenizer, model: Any, wanted: int, length: int, rng: np.random.Generator
+    model: Any, wanted: int, length: int, rng: np.random.Generator, *, bos: int | None, eos: int | None
 ) -> NDArray[np.int64]:
     """(wanted, length) token ids drawn one by one from `model`'s softmax; after EOS comes BOS, as a new document."""
     part = parts(model)
-    begin = next((token for token in (tokenizer.bos, tokenizer.eos) if token is not None), 0)
-    restart = tokenizer.eos if tokenizer.bos is not None else None
+    begin = next((token for token in (bos, eos) if token is not None), 0)
+    restart = eos if bos is not None else None
     batches = []
     progress = tqdm(total=wanted * length, desc="sampling text", unit="token", disable=None)
     # No `quick_matmul` here: oneDNN takes ten times as long for the small products within one query's attention.
