@@ -15,8 +15,8 @@ SOURCES = (
     "float32 GGUF of the checkpoint.",
     "predicted, measured: edgekit, before the file runs anywhere: the plan's table, and dequantised weights in float32 "
     "on held-out calibration text (after --distil or --qat on windows of their own).",
-    "accuracy: of the next token, edgekit eval on the judge's text, the file and the checkpoint; zlib: edgekit prune, the "
-    "pruned matrices in BF16 before and after.",
+    "accuracy: of the next token, by edgekit eval on the judge's text, the file's and the checkpoint's; zlib: by "
+    "edgekit prune, the pruned matrices in BF16 before and after.",
     "time, peak: wall clock and VmHWM of the edgekit command, statistics not taken again where they were kept.",
 )
 
