@@ -34,8 +34,8 @@ class Zeros:
         """A sentence for the user."""
         return (
             f"pruned checkpoint: {100 * self.share:.1f} % of its layers' weights are zeros, {100 * self.kept:.1f} % of "
-            f"these in this file too; {GGUF_NOTE}; zlib packs it into {bytes_text(self.zlib_bytes)}; KLs are to the pruned "
-            "checkpoint, not to what it was before"
+            f"these in this file too; {GGUF_NOTE}; zlib packs it into {bytes_text(self.zlib_bytes)}; KLs are to the "
+            "pruned checkpoint, not to what it was before"
         )
 
 
