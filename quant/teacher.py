@@ -206,7 +206,9 @@ def _head_gradient(part: Parts, hidden: torch.Tensor, target: _Target, to_head: 
             if slope is not None:
                 block.mul_(slope)
         gradient[start : start + step] = logits @ weight
-        for first in range(0, len(weight) if to_head is not None else 0, HEAD_ROWS):
+        if to_head is None:
+            continue
+        for first in range(0, len(weight), HEAD_ROWS):
             numbers = np.arange(first, min(first + HEAD_ROWS, len(weight)))
             to_head(numbers, logits[:, first : first + HEAD_ROWS].T @ x)
     return gradient
