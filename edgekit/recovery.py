@@ -55,7 +55,7 @@ def distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Recov
         steps = _distillation_steps(calibration.source.checkpoint)
         if calibration.texts:
             calibration = replace(calibration, tokens=(steps + HELD_OUT_WINDOWS) * WINDOW)
-        model, windows = calibration.windows(planned.model)
+        model, windows = calibration.source.model, calibration.windows()
         seen, measured = split(windows, HELD_OUT_WINDOWS)
         checkpoint, formats, seed = calibration.source.checkpoint, planned.plan.formats, calibration.seed
         rounded = {name: (format_of(formats[name]), blocks) for name, blocks in planned.rounded.stream(formats)}
@@ -80,10 +80,12 @@ def finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clo
     source, plan = calibration.source, planned.plan
     _require_quantised(plan, "--qat")
     with clock.stage("calibration"):
-        model, text = replace(calibration, tokens=FINETUNING_TOKENS).windows(planned.model)
+        text = replace(calibration, tokens=FINETUNING_TOKENS).windows()
     with clock.stage("quantisation-aware training"):
         windows, held_out = split(text, FINETUNING_HELD_OUT)
-        made = finetune(model, source.checkpoint, plan.formats, windows, held_out, steps=steps, seed=calibration.seed)
+        made = finetune(
+            source.model, source.checkpoint, plan.formats, windows, held_out, steps=steps, seed=calibration.seed
+        )
     halves = file_bytes(source.checkpoint, source.tokenizer, dict.fromkeys(plan.formats, "f16"))
     original, rounded, trained = made.original, made.rounded, made.trained
     note = (

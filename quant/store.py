@@ -1,4 +1,4 @@
-"""What a run has learnt, on disk: memory holds one matrix's, and a run that was killed, or another one, goes on from it.
+"""What a run has learnt, on disk: memory holds one matrix's, and a killed run, or another budget, goes on from it.
 
     WORK/KEY/statistics/NAME.npz   rows0, columns0, held_out0, ... of one matrix, one number for each term; its rows'
                                    correlation, where it is known: fitted, held_out
@@ -46,17 +46,6 @@ class Store:
         for part in (self._statistics, self._table, self._blocks, self._klds):
             _make_folder(part)
 
-    def collected(
-        self, names: Sequence[str], collect: Callable[[], Iterator[MatrixStatistics]]
-    ) -> Iterator[MatrixStatistics]:
-        """The statistics of those matrices: the kept ones where all are there, else collected and kept."""
-        if self.complete(names):
-            yield from map(self.statistics, names)
-            return
-        for matrix in collect():
-            self._keep(matrix)
-            yield matrix
-
     def complete(self, names: Sequence[str]) -> bool:
         """Whether the statistics of all those matrices are there."""
         return all(self._statistics_file(name).exists() for name in names)
@@ -85,7 +74,7 @@ class Store:
     ) -> NDArray[np.float64]:
         """The KL of each held-out token with those matrices in those formats: measured and kept where not there yet."""
         choices = sorted(f"{name} {format}" for name, format in formats.items())
-        return kept_array(self._klds / f"{_digest(*choices, refinement)}.npy", make)
+        return np.array(kept_array(self._klds / f"{_digest(*choices, refinement)}.npy", make))
 
     def candidates(self, name: str, formats: Sequence[str]) -> tuple[Candidate, ...] | None:
         """One matrix's row of the error table for those formats, as kept; None where it is not there yet."""
@@ -93,9 +82,12 @@ class Store:
         if not path.exists():
             return None
         try:
-            return tuple(map(_candidate, json.loads(path.read_bytes())))
+            row = tuple(map(_candidate, json.loads(path.read_bytes())))
         except (OSError, ValueError, TypeError, InputError) as error:
             raise _damaged(path) from error
+        if not row:
+            raise _damaged(path)
+        return row
 
     def keep_candidates(self, name: str, formats: Sequence[str], candidates: Sequence[Candidate]) -> None:
         """Keep what `candidates` gives."""
@@ -103,7 +95,8 @@ class Store:
         with atomic_write(self._table_file(name, formats)) as file:
             file.write(json.dumps(rows).encode())
 
-    def _keep(self, matrix: MatrixStatistics) -> None:
+    def keep(self, matrix: MatrixStatistics) -> None:
+        """Keep what `statistics` gives."""
         arrays: dict[str, NDArray[np.float32]] = {}
         for i, (term, held_out) in enumerate(zip(matrix.terms, matrix.held_out, strict=True)):
             arrays |= {f"rows{i}": term.rows, f"columns{i}": term.columns, f"held_out{i}": held_out}
@@ -122,7 +115,7 @@ class Store:
 def kept_windows(folder: Path, make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
     """The token ids of `folder`, made and kept there where they are not there yet."""
     _make_folder(folder)
-    return kept_array(folder / "windows.npy", make)
+    return np.array(kept_array(folder / "windows.npy", make))
 
 
 def kept_array(path: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
