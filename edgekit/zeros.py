@@ -65,8 +65,8 @@ class ZeroCount:
             if name in self._names:
                 zeros = self._checkpoint.read(name) == 0
                 self._weights += zeros.size
-                self._zeros += np.count_nonzero(zeros)
-                self._kept += np.count_nonzero(zeros & (format_of(self._formats[name]).decode(blocks) == 0))
+                self._zeros += int(np.count_nonzero(zeros))
+                self._kept += int(np.count_nonzero(zeros & (format_of(self._formats[name]).decode(blocks) == 0)))
             yield name, blocks
 
     def of_file(self, path: Path) -> Zeros:
