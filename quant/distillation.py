@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 PASSES = 2  # over the windows, at most: few windows taken often are learnt by heart
-VECTOR_RATE = 3e-3  # learning rates; both fall to zero
-ROW_RATE = 1e-3
+VECTOR_RATE = 2e-3  # learning rates; both fall to zero
+ROW_RATE = 7e-4
 BETAS = (0.9, 0.99)
 UNTRAINED = ("embedding", "head")  # roles of matrices
 
