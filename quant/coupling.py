@@ -98,7 +98,8 @@ def _feedback(outer: FloatMatrix) -> Iterator[tuple[slice, NDArray[np.float64]]]
     """Each block of rows (B of them) with U_ab^T for all rows before it: (B, rows before)."""
     upper = np.linalg.cholesky(outer[::-1, ::-1].astype(np.float64))[::-1, ::-1]  # upper @ upper^T = O
     for block in _blocks(len(outer)):
-        yield block, np.linalg.solve(upper[block, block].T, upper[: block.start, block].T)
+        feedback = np.linalg.solve(upper[block, block].T, upper[: block.start, block].T)
+        yield block, np.asarray(feedback, dtype=np.float64)
 
 
 def _blocks(rows: int) -> Iterator[slice]:
