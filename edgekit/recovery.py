@@ -60,6 +60,8 @@ def distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Recov
             model, checkpoint, rounded, seen, held_out, steps=steps, seconds=DISTILLATION_SECONDS, seed=seed
         )
     note = f"distillation: KL {kl_text(training.before)} to {kl_text(training.after)} nats in {training.steps} steps"
+    if training.after == training.before:
+        note += ", none of which was better than the start: the weights are as without --distil"
     if not training.in_time:
         note += f", ended by its limit of {DISTILLATION_SECONDS / 60:.0f} minutes: another run may give other bytes"
     figures = {"kld_before": training.before, "kld_after": training.after, "steps": training.steps}
