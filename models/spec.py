@@ -65,6 +65,11 @@ class ModelSpec:
     logit_softcap: float | None = None
     experts: int = 0
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all layers have the same counts, as every model has that was not pruned."""
+        return all(len(set(counts)) == 1 for counts in (self.heads, self.kv_heads, self.ffn))
+
 
 @dataclass(frozen=True)
 class TensorSpec:
