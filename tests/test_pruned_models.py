@@ -13,6 +13,7 @@ import transformers
 from models_random import random_checkpoint, random_model
 from numpy.typing import NDArray
 from pruned_models import CUTS, cut, masked, write_pruned
+from stock_llama_cpp import llama_cpp_logits
 
 from edgekit.export.gguf import write_gguf
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
@@ -21,6 +22,7 @@ from edgekit.models.forward import load_model
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.quant.formats import format_of
+from edgekit.quant.structure import KeptLayer, Structure
 from edgekit.runtimes import native, torch_reference
 
 # What a config.json of each family can have that pruning meets: biases, tying, windows.
@@ -95,6 +97,39 @@ def test_runtimes_agree(family: str, options: dict[str, Any], name: str, ffn: st
     assert again.tensors == pruned.tensors
     for tensor in pruned.tensors:
         np.testing.assert_allclose(again.read(tensor.name), pruned.read(tensor.name), rtol=0, atol=1e-6)
+
+
+@cases
+def test_stock_llama_cpp(family: str, options: dict[str, Any], name: str, ffn: str, tmp_path: Path) -> None:
+    """All that is like Llama, whatever the counts; the others where all layers have the same."""
+    pruned, model, structure = pair(tmp_path, family, options, name, ffn)
+    path = gguf_file(pruned, tmp_path / "pruned.gguf")
+    tokens = TOKENS[0].tolist()
+    if not pruned.spec.runs_in_llama_cpp:
+        assert family in ("qwen3", "gemma3")
+        with pytest.raises(ValueError, match="llama.cpp refuses"):
+            llama_cpp_logits(path, tokens)
+        return
+    with masked(model, structure):
+        expected = logits(model)
+    assert relative(llama_cpp_logits(path, tokens), expected) < (1e-3 if family == "gemma3" else 3e-5)  # a GELU table
+
+
+def test_a_llama_that_its_class_refuses_becomes_a_mistral(tmp_path: Path) -> None:
+    """3 heads of 16 in 64 dimensions."""
+    whole = open_checkpoint(random_checkpoint(tmp_path / "model", "llama", kv_heads=1))
+    structure = Structure(whole.spec, tuple(KeptLayer((0,), (heads,)) for heads in ((0, 1, 3), (1, 2, 3), (0, 1, 2))))
+    pruned = open_checkpoint(write_pruned(whole, structure, tmp_path / "pruned"))
+    model = random_model("llama", kv_heads=1)
+    with masked(model, structure):
+        expected = logits(model)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(pruned.path, dtype=torch.float32).eval()
+    assert isinstance(loaded, transformers.MistralForCausalLM)
+    for values in (logits(loaded), logits(load_model(pruned))):
+        assert relative(values, expected) < 1e-5
+    assert pruned.spec.context == whole.spec.context
+    path = gguf_file(pruned, tmp_path / "pruned.gguf")
+    assert relative(llama_cpp_logits(path, TOKENS[0].tolist()), expected) < 3e-5
 
 
 @cases
