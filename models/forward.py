@@ -75,7 +75,7 @@ def load_model(checkpoint: Checkpoint) -> Any:
 
 
 def _class_counts(spec: ModelSpec) -> dict[str, int]:
-    """The largest counts, as a config has them; the heads raised to a divisor of `hidden`, which Llama's class wants."""
+    """The largest counts, as a config has them; the heads raised to a divisor of `hidden`: Llama's class wants one."""
     heads = max(spec.heads)
     divisors = (count for count in range(heads, spec.hidden + 1) if spec.hidden % count == 0)
     return {

@@ -12,8 +12,8 @@ import numpy as np
 
 from edgekit.export.huggingface import write_folder
 from edgekit.models.checkpoint import Checkpoint
-from edgekit.models.families.counts import pruned_config
 from edgekit.models.forward import parts
+from edgekit.quant.cutting import cut
 from edgekit.quant.structure import KeptLayer, Structure
 
 # What is kept of three layers of 4 query heads in 2 KV groups: groups, heads of each.
@@ -26,7 +26,7 @@ CUTS: dict[str, tuple[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]], ...]]
 }
 
 
-def cut(name: str, spec: Any, channels: tuple[int, ...] = ()) -> Structure:
+def structure_named(name: str, spec: Any, channels: tuple[int, ...] = ()) -> Structure:
     """A structure of `CUTS`; `channels` so many feed-forward channels are kept of each layer, drawn at random."""
     rng = np.random.default_rng(5)
     layers = [KeptLayer(*kept) for kept in CUTS[name]]
@@ -38,14 +38,8 @@ def cut(name: str, spec: Any, channels: tuple[int, ...] = ()) -> Structure:
 
 def write_pruned(checkpoint: Checkpoint, structure: Structure, folder: Path) -> Path:
     """The cut checkpoint as a folder, nothing repaired."""
-    tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-    write_folder(
-        checkpoint,
-        folder,
-        lambda name: np.ascontiguousarray(structure.take(tensors[name], checkpoint.read(name))),
-        config=pruned_config(checkpoint.config, structure.pruned_spec),
-        texts={},
-    )
+    pruned = cut(checkpoint, structure)
+    write_folder(pruned, folder, pruned.read, config=pruned.config, texts={})
     return folder
 
 

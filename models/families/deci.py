@@ -1,6 +1,7 @@
 """Llama's graph with counts of each layer's own, as pruning leaves a Llama, Mistral or Qwen2. GGUF architecture "deci".
 
-llama.cpp's graphs of those architectures take the first layer's counts for all, and Qwen2's hidden / heads for head_dim.
+llama.cpp's graphs of those architectures take the first layer's counts for all, and Qwen2's also hidden / heads for
+head_dim.
 """
 
 from __future__ import annotations
