@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 NATIVE := $(shell find native/CMakeLists.txt native/include native/src -type f)
 C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc')
 
-.PHONY: demo test bench bench-kernels kernel-cost cross format lint types clean
+.PHONY: demo test bench bench-fidelity bench-kernels kernel-cost cross format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
@@ -32,6 +32,15 @@ bench: $(VENV)/.test $(filter $(BENCH_SAMPLE),$(MODEL))
 $(BENCH_SAMPLE): $(VENV)/.test
 	mkdir -p $(@D)
 	$(BIN)/edgekit quantize tests/assets/sample --bpw 4.5 -o $@
+
+# What quantisation leaves of a checkpoint, judged by llama-perplexity, beside llama-quantize's files:
+# make bench-fidelity LLAMA=DIR CALIB=calib.txt TEXT=eval.txt [MODEL=CHECKPOINT] [BENCH='--size 190MB=0.027 --only points'];
+# LLAMA is the folder of llama.cpp's programs. What can be used again stays in build/fidelity, or WORK.
+FIDELITY_MODEL = $(if $(filter $(BENCH_SAMPLE),$(MODEL)),tests/assets/sample,$(MODEL))
+WORK ?= build/fidelity/$(notdir $(FIDELITY_MODEL))
+bench-fidelity: $(VENV)/.demo
+	@test -n "$(LLAMA)" -a -n "$(CALIB)" -a -n "$(TEXT)" || { echo "LLAMA=DIR, CALIB=FILE and TEXT=FILE are needed"; exit 2; }
+	$(BIN)/python tests/side_by_side/fidelity.py $(FIDELITY_MODEL) --tools $(LLAMA) --calib $(CALIB) --text $(TEXT) --work $(WORK) $(BENCH)
 
 # Instructions and a model's cycles of the ARM kernels; needs clang-19, llvm-mca-19 and the AArch64 cross compiler.
 kernel-cost: $(VENV)/.native

@@ -14,8 +14,9 @@ from edgekit.planning import Planned
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Plan, matrices, stored_bytes
 from edgekit.recovery import Recovery
-from edgekit.report import ReportData, write_report
+from edgekit.report import AblationRow, ReportData, write_report
 from edgekit.target import DeviceLimit, predicted_speed
+from edgekit.zeros import ZeroCount, Zeros, is_pruned
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,26 @@ class Artifact:
     notes: tuple[str, ...] = ()  # what the user should know of the checkpoint and the plan
     report: Path | None = None
     training: Mapping[str, float] | None = None  # figures of distillation or quantisation-aware training
+    zeros: Zeros | None = None  # of a pruned checkpoint
+    ablation: tuple[AblationRow, ...] = ()  # with a report: what each step is worth
 
 
 def written(source: Source, planned: Planned, recovery: Recovery | None, output: Path, clock: Clock) -> Artifact:
     """The plan's file, its tensors rounded or, with `recovery`, as training left them."""
     formats = planned.plan.formats
+    count = ZeroCount(source.checkpoint, formats) if is_pruned(source.checkpoint) else None
     with clock.stage("rounding and writing"):
         tensors = planned.rounded.stream(formats) if recovery is None else iter(recovery.weights.blocks.items())
+        tensors = tensors if count is None else count.watched(tensors)
         vectors = None if recovery is None else recovery.weights.vectors
         size = write_gguf(source.checkpoint, source.tokenizer, tensors, formats, output, vectors=vectors)
         with output.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     assert size == planned.plan.bytes, "file_bytes and write_gguf disagree"
+    zeros = None
+    if count is not None:
+        with clock.stage("compressed size"):
+            zeros = count.of_file(output)
     return Artifact(
         path=output,
         bytes=size,
@@ -52,8 +61,9 @@ def written(source: Source, planned: Planned, recovery: Recovery | None, output:
         kld_predicted=planned.plan.kld_predicted,
         kld_measured=planned.kld_measured if recovery is None else recovery.kld_measured,
         seconds=clock.seconds,
-        notes=notes(source, planned.plan) + (() if recovery is None else (recovery.note,)),
+        notes=notes(source, planned.plan) + tuple(stage.note for stage in (recovery, zeros) if stage is not None),
         training=None if recovery is None else recovery.figures,
+        zeros=zeros,
     )
 
 
@@ -76,8 +86,10 @@ def reported(artifact: Artifact, source: Source, name: str, limit: DeviceLimit |
         plan=artifact.plan,
         seconds=artifact.seconds,
         kld_measured=artifact.kld_measured,
+        ablation=artifact.ablation,
         max_bytes=None if budget is None else budget.max_bytes,
         max_kl=None if budget is None else budget.max_kl,
+        notes=artifact.notes,
         device=None
         if limit is None
         else predicted_speed(limit, source.checkpoint.spec, _read_bytes(source, artifact.plan)),

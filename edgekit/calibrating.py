@@ -29,7 +29,7 @@ from edgekit.quant.sensitivity import error_table
 from edgekit.quant.statistics import MatrixStatistics, collect
 from edgekit.quant.store import Store, store_key
 
-STATISTICS_TOKENS = 8192
+STATISTICS_TOKENS = 16384
 HELD_OUT_WINDOWS = 4  # of 512 tokens, of which the second half is scored
 
 

@@ -28,10 +28,10 @@ class Rounded:
         """The matrix as the checkpoint has it."""
         return self._checkpoint.read(name)
 
-    def blocks(self, name: str, format: str, *, refinement: Refinement = Refinement.DESCENT) -> Blocks:
-        """The matrix's blocks (N, row bytes) uint8, rounded as `round_tensor` says."""
+    def blocks(self, name: str, format: str, *, refinement: Refinement | None = Refinement.DESCENT) -> Blocks:
+        """The matrix's blocks (N, row bytes) uint8, rounded as `round_tensor` says; None: without statistics."""
         store, to = self._store, format_of(format)
-        if store is None or to.unpack is None:
+        if store is None or to.unpack is None or refinement is None:
             return round_tensor(self.original(name), to)
 
         def make() -> Blocks:
@@ -39,11 +39,13 @@ class Rounded:
 
         return store.blocks(name, format, refinement.name, make)
 
-    def stream(self, formats: Mapping[str, str]) -> Iterator[tuple[str, Blocks]]:
+    def stream(
+        self, formats: Mapping[str, str], *, refinement: Refinement | None = Refinement.DESCENT
+    ) -> Iterator[tuple[str, Blocks]]:
         """Every matrix of a plan, in the checkpoint's order."""
         for tensor in self._checkpoint.tensors:
             if tensor.name in formats:
-                yield tensor.name, self.blocks(tensor.name, formats[tensor.name])
+                yield tensor.name, self.blocks(tensor.name, formats[tensor.name], refinement=refinement)
 
 
 class Measure:
@@ -54,11 +56,13 @@ class Measure:
         self._rounded = rounded
         self._held_out = HeldOut(model, windows, first=first_scored(windows.shape[1]))
 
-    def __call__(self, formats: Mapping[str, str], *, refinement: Refinement = Refinement.DESCENT) -> float:
+    def __call__(self, formats: Mapping[str, str], *, refinement: Refinement | None = Refinement.DESCENT) -> float:
         """`formats`: matrix -> format; the others stay as they are."""
         return float(self.tokens(formats, refinement=refinement).mean())
 
-    def tokens(self, formats: Mapping[str, str], *, refinement: Refinement = Refinement.DESCENT) -> NDArray[np.float64]:
+    def tokens(
+        self, formats: Mapping[str, str], *, refinement: Refinement | None = Refinement.DESCENT
+    ) -> NDArray[np.float64]:
         """The KL of each held-out token."""
         rounded = self._rounded
         values = (

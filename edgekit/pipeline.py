@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgekit.ablation import ablation
 from edgekit.artifact import Artifact, notes, reported, written
 from edgekit.calibrating import Calibration, open_source
 from edgekit.clock import Clock
@@ -72,7 +73,8 @@ def quantize(
     """The whole line from a checkpoint to a GGUF that fits `target`, or that follows a plan file.
 
     With `plan`, its own seed and, without `calib`, its own texts count. `work`: a folder that keeps statistics and
-    rounded matrices, from which a run that was killed goes on. The report is OUTPUT's name with .report.html.
+    rounded matrices, from which a run that was killed goes on. The report is OUTPUT's name with .report.html;
+    what each step is worth is measured for it.
     `distil`: norms and block scales are trained against the checkpoint's logits. `qat`: all weights are trained under
     the plan's types, that many steps, on the texts of `calib`.
     Raises InputError for what cannot be used, TargetError where writing fails.
@@ -102,6 +104,8 @@ def quantize(
         elif qat is not None:
             recovery = finetuned(calibration, planned, qat, clock)
         artifact = written(source, planned, recovery, output, clock)
+        if report and qat is None:
+            artifact = replace(artifact, ablation=ablation(planned, recovery, clock))
     return reported(artifact, source, str(checkpoint), limit) if report else artifact
 
 

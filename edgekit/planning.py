@@ -8,7 +8,7 @@ from typing import Any
 
 from edgekit.calibrating import Calibrated, Calibration, calibrate, windows_sha256
 from edgekit.clock import Clock
-from edgekit.measuring import Rounded
+from edgekit.measuring import Measure, Rounded
 from edgekit.quant.allocation import Allocation, allocate, require_possible, uniform
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Budget, MeasuredKl, Plan, matrices, predicted_kl
@@ -28,6 +28,7 @@ class Planned:
     rounded: Rounded
     kld_measured: float | None = None
     model: Any = None  # transformers', where it was needed
+    measure: Measure | None = None  # of the windows that kld_measured is from
 
 
 def planned_for(target: Target, limit: DeviceLimit | None, calibration: Calibration, clock: Clock) -> Planned:
@@ -136,4 +137,4 @@ def _measured(made: Plan, calibrated: Calibrated, clock: Clock) -> Planned:
         measured=calibrated.probes,
         facts={**made.facts, "windows_sha256": windows_sha256(calibrated.windows)},
     )
-    return Planned(made, calibrated.rounded, kl, calibrated.model)
+    return Planned(made, calibrated.rounded, kl, calibrated.model, calibrated.measure)

@@ -24,21 +24,19 @@ from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.divergence import WINDOW, first_scored
 from edgekit.models.errors import InputError
 from edgekit.models.forward import HeldOut, load_model, parameter_name, reference_logits
-from edgekit.models.spec import MATRIX_ROLES, TensorSpec
+from edgekit.models.spec import TensorSpec
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.quant.candidates import fallback
 from edgekit.quant.formats import FORMATS, Format, format_of
 from edgekit.quant.sparsity import SCORES, histogram, keeps_zeros, prune_matrix, saliencies, shares
 from edgekit.quant.statistics import KroneckerTerm, collect
+from edgekit.zeros import COMPRESSION_LEVEL, GGUF_NOTE, LEFT_ALONE, PRUNING_FILE, prunable
 
 if TYPE_CHECKING:
     import torch
 
-GGUF_NOTE = "a GGUF stores zeros like any other weight: no type makes the file smaller by them"
 ZERO_NOTE = "other types have no zero; where rounding compensates for errors, a few zeros of these become small values"
-LEFT_ALONE = ("embedding", "head")  # their rows are tokens: what a rare one loses no calibration text shows
 FOUR_BIT = "q4_0"  # a zero stays a zero in it
-COMPRESSION_LEVEL = 6  # zlib's default
 COMPRESSION_THREADS = 2
 
 Windows = NDArray[np.int64]  # (W, T) token ids
@@ -136,7 +134,7 @@ def prune(
         notes=opened.notes,
     )
     with clock.stage("writing"):
-        texts = {"pruning.json": _document(pruned, calib, seed)}
+        texts = {PRUNING_FILE: _document(pruned, calib, seed)}
         size = write_folder(opened, output, matrices.read, config=opened.config, texts=texts)
     return replace(pruned, bytes=size)
 
@@ -147,8 +145,7 @@ class _Matrices:
     def __init__(self, checkpoint: Checkpoint, model: Any) -> None:
         self.checkpoint = checkpoint
         self.model = model
-        roles = set(MATRIX_ROLES) - set(LEFT_ALONE)
-        self.tensors = tuple(tensor for tensor in checkpoint.tensors if tensor.role in roles)
+        self.tensors = prunable(checkpoint)
         parameters: dict[str, torch.Tensor] = dict(model.named_parameters())
         self._parameters = {tensor.name: parameters[parameter_name(tensor.name)].data for tensor in self.tensors}
 

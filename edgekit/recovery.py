@@ -14,10 +14,12 @@ from edgekit.export.gguf import file_bytes
 from edgekit.figures import kl_text
 from edgekit.models.calibration import split
 from edgekit.models.divergence import WINDOW, first_scored
+from edgekit.models.errors import InputError
 from edgekit.models.forward import HeldOut, replaced
-from edgekit.planning import Planned
+from edgekit.planning import Planned, rounded_by_statistics
 from edgekit.quant.distillation import distil
 from edgekit.quant.formats import format_of
+from edgekit.quant.plan import Plan
 from edgekit.quant.qat import finetune
 from edgekit.quant.training import Weights
 
@@ -41,7 +43,11 @@ class Recovery:
 
 
 def distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Recovery:
-    """Norms, biases and block scales trained on windows of their own: more of them where there is text to take."""
+    """Norms, biases and block scales trained on windows of their own: more of them where there is text to take.
+
+    Raises InputError where the plan quantises nothing.
+    """
+    _require_quantised(planned.plan, "--distil")
     with clock.stage("distillation"):
         if calibration.texts:
             calibration = replace(calibration, tokens=DISTILLATION_TOKENS + HELD_OUT_WINDOWS * WINDOW)
@@ -61,8 +67,12 @@ def distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Recov
 
 
 def finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clock) -> Recovery:
-    """All weights trained under the plan's types on the calibration texts; windows held out choose the step."""
+    """All weights trained under the plan's types on the calibration texts; windows held out choose the step.
+
+    Raises InputError where the plan quantises nothing.
+    """
     source, plan = calibration.source, planned.plan
+    _require_quantised(plan, "--qat")
     with clock.stage("calibration"):
         model, text = replace(calibration, tokens=FINETUNING_TOKENS).windows(planned.model)
     with clock.stage("quantisation-aware training"):
@@ -71,9 +81,9 @@ def finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clo
     halves = file_bytes(source.checkpoint, source.tokenizer, dict.fromkeys(plan.formats, "f16"))
     original, rounded, trained = made.original, made.rounded, made.trained
     note = (
-        f"quantisation-aware training: next-token accuracy {trained.top1:.2%} (checkpoint {original.top1:.2%}, rounded "
-        f"without training {rounded.top1:.2%}), KL {kl_text(rounded.kl)} to {kl_text(trained.kl)} nats, "
-        f"{1 - plan.bytes / halves:.1%} less memory than 16 bits"
+        f"quantisation-aware training: next-token accuracy {_percent(trained.top1)} on held-out text, checkpoint "
+        f"{_percent(original.top1)}, without training {_percent(rounded.top1)}; KL {kl_text(rounded.kl)} to "
+        f"{kl_text(trained.kl)} nats; {_percent(1 - plan.bytes / halves)} less than 16 bits, in the file and in memory"
     )
     figures = {
         "top1_checkpoint": original.top1,
@@ -88,6 +98,18 @@ def finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clo
         "share_of_16_bits": plan.bytes / halves,
     }
     return Recovery(made.training.weights, trained.kl, note, figures)
+
+
+def _require_quantised(plan: Plan, option: str) -> None:
+    if not rounded_by_statistics(plan):
+        types = ", ".join(sorted(set(plan.formats.values())))
+        raise InputError(
+            f"{option} makes up for quantisation, and {types} is none: choose types as q8_0, or drop {option}"
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def _values(weights: Weights, formats: Mapping[str, str]) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -80,7 +80,7 @@ def _tokens(tokenizer: CalibrationTokenizer, path: Path, wanted: int, length: in
             f"{path} is not UTF-8 (byte {error.start}): convert it, for example with iconv -t utf-8"
         ) from error
     if not text.strip():
-        raise InputError(f"{path} holds no text: give a longer one, or leave --calib out to sample from the model")
+        raise InputError(f"{path} holds no text: give more, or (but for --qat) leave --calib out to sample it")
     tokenizer.tokenizer.encode_special_tokens = True  # "<unk>" written out in a text is text
     ids = tokenizer.tokenizer.encode(
         _thinned(text, wanted, length * _PIECE_CHARACTERS_PER_TOKEN), add_special_tokens=False
@@ -113,7 +113,7 @@ def _spread(
         names = ", ".join(str(path) for path in texts)
         raise InputError(
             f"{names}: {len(stream)} tokens of calibration text, at least {MINIMUM_WINDOWS * body} are needed: "
-            "give more text, or leave --calib out to sample from the model"
+            "give more text, or (but for --qat) leave --calib out to sample it from the model"
         )
     part = len(stream) / count
     slack = rng.random(count) * (part - body)

@@ -7,8 +7,9 @@ upper Cholesky factor U of H^-1, by -(error / U[k, k]) U[k, k+1:]. Scales stay a
 groups). Descent then goes over all scales, minima and codes again and again, and changes those that lower the whole
 quadratic.
 
-The rows of a linear layer share one H up to a factor. Those of a tied embedding do not: as head and as looked-up input
-they have two terms in any proportion, so that rows of about the same proportion are rounded together.
+The rows of a linear layer share one H up to a factor; where their outputs' gradients were correlated, they make up for
+each other's errors as well (see `coupling`). Those of a tied embedding do not share H: as head and as
+looked-up input they have two terms in any proportion, so that rows of about the same proportion are rounded together.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from edgekit import _native
 from edgekit.models.errors import InputError
+from edgekit.quant.coupling import compensated_in_turn, descended_in_turn, outer_hessian
 from edgekit.quant.formats.block import threads
 from edgekit.quant.formats.format import Blocks, FloatRows, Format
-from edgekit.quant.statistics import KroneckerTerm
+from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
 
 DAMPING = 0.1  # of the mean diagonal, added to it; GPTQ's 0.01 follows the noise of a few thousand tokens
 SWEEPS = 3  # of descent; most rows are at rest before
@@ -74,12 +76,15 @@ def row_groups(terms: Sequence[KroneckerTerm]) -> Iterator[RowGroup]:
 
 
 def compensated(
-    values: FloatRows, plain: Sequence[tuple[Format, Blocks]], terms: Sequence[KroneckerTerm]
+    values: FloatRows, plain: Sequence[tuple[Format, Blocks]], statistics: MatrixStatistics
 ) -> list[Blocks]:
     """GPTQ of `values` (N, K) in each block format, in the scales of its `plain` blocks (N, B)."""
     results = [np.empty_like(blocks) for _, blocks in plain]
-    for group in row_groups(terms):
+    for group in row_groups(statistics.terms):
         order, factor = group.order_and_factor()
+        if statistics.correlation is not None:
+            outer = outer_hessian(statistics.terms[0].rows, statistics.correlation.fitted)
+            return [compensated_in_turn(values, *blocks, outer, factor, order) for blocks in plain]
         for rows in group.chunks():
             chosen = values[rows]
             for (format, blocks), result in zip(plain, results, strict=True):
@@ -87,10 +92,13 @@ def compensated(
     return results
 
 
-def descended(values: FloatRows, format: Format, blocks: Blocks, terms: Sequence[KroneckerTerm]) -> Blocks:
+def descended(values: FloatRows, format: Format, blocks: Blocks, statistics: MatrixStatistics) -> Blocks:
     """The blocks (N, B) of `values` (N, K) after up to SWEEPS sweeps of coordinate descent."""
     result = np.empty_like(blocks)
-    for group in row_groups(terms):
+    for group in row_groups(statistics.terms):
+        if statistics.correlation is not None:
+            outer = outer_hessian(statistics.terms[0].rows, statistics.correlation.fitted)
+            return descended_in_turn(values, format, blocks, outer, group.hessian)
         for rows in group.chunks():
             result[rows], _ = _native.descend(format.name, values[rows], blocks[rows], group.hessian, SWEEPS, threads())
     return result

@@ -17,6 +17,7 @@ from edgekit.quant.row_sample import draw_rows
 from edgekit.quant.statistics import Importance, MatrixStatistics
 
 CHUNK_WEIGHTS = 1 << 21  # rows are rounded in chunks of about this many weights: some 30 MB of working memory
+CHOICE_WEIGHTS = 400_000  # how many weights' rows tell which way of rounding is the best
 DAMPING = 0.01  # of a row's mean weight: an input that calibration never saw still keeps its order of magnitude
 
 
@@ -39,13 +40,15 @@ def round_tensor(
 
     Without statistics to nearest, in scales of least squared error. With them the best, on what they hold out, of
     three: to nearest with the error weighted by their diagonal, GPTQ in the same scales, and descent from there (see
-    `compensation`); `refinement` is the last of them that is tried. Raises InputError where a row is not a whole number
-    of blocks or float16 would overflow.
+    `compensation`); `refinement` is the last of them that is tried. Descent being the last word on a matrix, its codes
+    are then made anew from the statistics of all windows, by the way that was the best. Raises InputError where a row
+    is not a whole number of blocks or float16 would overflow.
     """
     plain = round_to_nearest(values, format, None if statistics is None else statistics.importance())
     if statistics is None or format.unpack is None or refinement is Refinement.NONE:
         return plain
-    sample = draw_rows(values, statistics.terms)
+    final = refinement is Refinement.DESCENT
+    sample = draw_rows(values, statistics.terms, weights=CHOICE_WEIGHTS if final else None)
     whole = len(sample.rows) == len(values)
     seen = statistics if whole else statistics.of_rows(sample.rows)
     seen_values = values if whole else values[sample.rows]
@@ -54,7 +57,10 @@ def round_tensor(
     with np.errstate(invalid="ignore", over="ignore"):
         kls = [sample.total(quadratic_kl(seen_values, format, blocks, seen))[0] for blocks in tried]
     best = min(range(len(tried)), key=lambda i: kls[i] if math.isfinite(kls[i]) else math.inf)
-    if whole:
+    if final:
+        statistics = statistics.on_all_windows()
+        plain = round_to_nearest(values, format, statistics.importance())
+    elif whole:
         return tried[best]
     return [plain, *_refinements(values, format, plain, statistics, best)][best]
 
@@ -94,7 +100,7 @@ def _refinements(
     values: FloatRows, format: Format, plain: Blocks, statistics: MatrixStatistics, steps: int
 ) -> list[Blocks]:
     """The blocks after GPTQ and after descent: the first `steps` of the two."""
-    results = compensated(values, [(format, plain)], statistics.terms) if steps else []
+    results = compensated(values, [(format, plain)], statistics) if steps else []
     if steps > 1:
-        results.append(descended(values, format, results[0], statistics.terms))
+        results.append(descended(values, format, results[0], statistics))
     return results

@@ -38,8 +38,10 @@ class RowSample:
         return float(expanded.sum()), float(np.sqrt(variance))
 
 
-def draw_rows(values: NDArray[np.float32], terms: Sequence[KroneckerTerm], *, seed: int = 0) -> RowSample:
-    """All rows of a matrix of up to SAMPLE_WEIGHTS weights; of a larger one so many, drawn in proportion to their size.
+def draw_rows(
+    values: NDArray[np.float32], terms: Sequence[KroneckerTerm], *, seed: int = 0, weights: int | None = None
+) -> RowSample:
+    """All rows of a matrix of up to `weights` (SAMPLE_WEIGHTS); of a larger one so many, in proportion to their size.
 
     A row's size is a guess at its share of the KL: its squared weights under the diagonals of the terms. Token
     frequencies make these heavy-tailed, so the largest are always in. The others are drawn systematically from a list
@@ -47,7 +49,7 @@ def draw_rows(values: NDArray[np.float32], terms: Sequence[KroneckerTerm], *, se
     contribute nothing and are not drawn.
     """
     count, columns = values.shape
-    wanted = SAMPLE_WEIGHTS // columns
+    wanted = (weights or SAMPLE_WEIGHTS) // columns
     if count <= wanted:
         return RowSample(np.arange(count), np.ones(count))
     probability = inclusion_probabilities(_row_sizes(values, terms), wanted)

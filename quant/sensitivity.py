@@ -60,7 +60,7 @@ def evaluate_formats(
     with np.errstate(invalid="ignore", over="ignore"):
         tried = [(format, round_to_nearest(values, format, importance)) for format in formats]
         plain = [(format, blocks) for format, blocks in tried if format.unpack is not None]
-        better = compensated(values, plain, matrix.terms) if plain else []
+        better = compensated(values, plain, matrix) if plain else []
         tried += [(format, blocks) for (format, _), blocks in zip(plain, better, strict=True)]
         kls: dict[str, tuple[float, float]] = {}
         for format, blocks in tried:

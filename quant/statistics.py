@@ -12,7 +12,11 @@ token t the layer computes W x_t, and g_t is the gradient of that sum there. The
     columns = sum_t |g_t|^2 x_t x_t^T / sum_t |g_t|^2                     (K, K)
     s       = sum_windows |grad_W|^2 / sum_t |g_t|^2 |x_t|^2
 
-Every fourth window's columns are kept apart: rounding is fitted on the others' and judged on these.
+Every fourth window's columns are kept apart: rounding is fitted on the others' and judged on these. What was judged
+best is then fitted on all of them.
+
+H_O is kept whole, as the correlation of its rows, where it is no larger than H_I: there it can be learnt from as many
+tokens, and rows whose errors are felt together can make up for one another (`coupling`).
 
 There is no further constant: rows carry the scale. s makes up for the cross terms of different tokens: with it the
 expected KL of white noise in W is the Fisher's own trace. It is near 1 in feed-forward layers; values, whose errors add
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
 BATCH = 4  # windows run at once
 HELD_OUT_EVERY = 4  # one window of so many is held out
+RECORDED = "bfloat16"  # how a layer's inputs wait for its turn: half the memory, and noise that no moment shows
 # Of a looked-up row's frequency; the rest is the model's mean softmax, which foretells other text's tokens better.
 FREQUENCY_FROM_TEXT = 0.25
 
@@ -62,20 +67,51 @@ class KroneckerTerm:
 
 
 @dataclass(frozen=True)
+class RowCorrelation:
+    """H_O[n, m] / sqrt(H_O[n, n] H_O[m, m]), (N, N) float32, of the windows to fit on and of those held out."""
+
+    fitted: NDArray[np.float32]
+    held_out: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class MatrixStatistics:
     """The statistics of one matrix. A tied embedding has two terms: as head, and as looked-up input rows.
 
     The terms' columns are those of the windows on which rounding is fitted; their rows are those of all windows.
-    `held_out` (K, K) per term: the columns of the windows held out, on which the KL is predicted.
+    `held_out` (K, K) per term: the columns of the windows held out, on which the KL is predicted. `correlation`: of the
+    rows of the only term; None where they are taken as independent.
     """
 
     name: str  # the tensor's Hugging Face name
     terms: tuple[KroneckerTerm, ...]
     held_out: tuple[NDArray[np.float32], ...]
+    correlation: RowCorrelation | None = None
 
     def of_rows(self, rows: NDArray[np.int64]) -> MatrixStatistics:
         """Those of some of the matrix's rows."""
-        return replace(self, terms=tuple(replace(term, rows=term.rows[rows]) for term in self.terms))
+        terms = tuple(replace(term, rows=term.rows[rows]) for term in self.terms)
+        if self.correlation is None:
+            return replace(self, terms=terms)
+        pairs = np.ix_(rows, rows)
+        correlation = RowCorrelation(self.correlation.fitted[pairs], self.correlation.held_out[pairs])
+        return replace(self, terms=terms, correlation=correlation)
+
+    def on_all_windows(self) -> MatrixStatistics:
+        """With the columns of all windows to fit on, each side's mean weighted by how many windows it has."""
+        apart = 1 / HELD_OUT_EVERY
+
+        def mixed(fitted: NDArray[np.float32], held_out: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.asarray((1 - apart) * fitted + apart * held_out, dtype=np.float32)
+
+        terms = tuple(
+            replace(term, columns=mixed(term.columns, held_out))
+            for term, held_out in zip(self.terms, self.held_out, strict=True)
+        )
+        if self.correlation is None:
+            return replace(self, terms=terms)
+        fitted = mixed(self.correlation.fitted, self.correlation.held_out)
+        return replace(self, terms=terms, correlation=replace(self.correlation, fitted=fitted))
 
     def importance(self) -> Importance:
         """The diagonals of the terms: what rounding to nearest can take account of."""
@@ -106,7 +142,7 @@ def collect(
     """The statistics of every matrix, one at a time: an untied head, the layers from last to first, the embedding.
 
     `model` is `models.forward.load_model`'s, `windows` (W, T) token ids. The forward pass keeps each layer's input
-    (W x T x hidden float32 per layer); then each layer is run again with gradients, so that only one layer's moments
+    (W x T x hidden bfloat16 per layer); then each layer is run again with gradients, so that only one layer's moments
     and activations are in memory. The same seed on the same machine gives the same bits.
     """
     import torch
@@ -157,7 +193,7 @@ def _record(model: Any, part: Parts, ids: torch.Tensor, batches: list[slice]) ->
     import torch
 
     width = part.embedding.weight.shape[1]
-    inputs = [torch.empty(*ids.shape, width) for _ in part.layers]
+    inputs = [torch.empty(*ids.shape, width, dtype=getattr(torch, RECORDED)) for _ in part.layers]
     hidden = torch.empty(*ids.shape, width)
     arguments: list[list[dict[str, Any]]] = [[] for _ in part.layers]
     current = batches[0]
@@ -190,10 +226,12 @@ class _Factors:
 
     term: KroneckerTerm
     held_out: NDArray[np.float32]
+    correlation: RowCorrelation | None = None
 
     def statistics(self, name: str, *others: _Factors) -> MatrixStatistics:
         factors = (self, *others)
-        return MatrixStatistics(name, tuple(f.term for f in factors), tuple(f.held_out for f in factors))
+        terms, held_out = tuple(f.term for f in factors), tuple(f.held_out for f in factors)
+        return MatrixStatistics(name, terms, held_out, self.correlation)
 
 
 class _Columns:
@@ -290,8 +328,17 @@ class _Moments:
 
     rows: torch.Tensor  # (N,) float64: g^2
     columns: _Columns  # |g|^2 x x^T
+    outer: torch.Tensor | None  # (2, N, N): g g^T, held out in [1]
     independent: float = 0.0  # |g|^2 |x|^2
     coherent: float = 0.0  # |sum of g x^T over a window|^2
+
+    @classmethod
+    def of(cls, linear: torch.nn.Linear) -> _Moments:
+        import torch
+
+        rows, columns = linear.weight.shape
+        outer = torch.zeros(2, rows, rows) if rows <= columns else None
+        return cls(torch.zeros(rows, dtype=torch.float64), _Columns(columns), outer)
 
     def add(self, x: torch.Tensor, g: torch.Tensor, held: torch.Tensor) -> None:
         """x (windows, T, K), g (windows, T, N), and which windows are held out (windows,)."""
@@ -305,10 +352,26 @@ class _Moments:
         self.rows += squares.sum(dim=0)
         self.independent += float((weights * x.square().sum(dim=1)).double().sum())
         self.columns.add(x, weights, held_rows)
+        if self.outer is not None:
+            for side, chosen in enumerate((~held_rows, held_rows)):
+                self.outer[side] += g[chosen].T @ g[chosen]
 
     def factors(self, tokens: int) -> _Factors:
         scale = self.coherent / self.independent if self.independent > 0 else 0.0
-        return self.columns.factors(self.rows * (scale / tokens))
+        factors = self.columns.factors(self.rows * (scale / tokens))
+        return factors if self.outer is None else replace(factors, correlation=_correlation(self.outer))
+
+
+def _correlation(outer: torch.Tensor) -> RowCorrelation:
+    """Of sums of g g^T (2, N, N), held out in [1]; an output without gradient goes with no other."""
+    found = []
+    for moment in outer if outer[1].any() else (outer[0], outer[0]):
+        roots = moment.diagonal().clamp(min=0).sqrt()
+        scales = (1 / roots).where(roots > 0, 0.0)
+        correlation = moment * scales * scales[:, None]
+        correlation.fill_diagonal_(1.0)
+        found.append(correlation.numpy())
+    return RowCorrelation(*found)
 
 
 @quick_matmul()
@@ -319,10 +382,7 @@ def _layer(
     import torch
 
     linears = [module for module in layer.modules() if isinstance(module, torch.nn.Linear)]
-    moments = [
-        _Moments(torch.zeros(linear.out_features, dtype=torch.float64), _Columns(linear.in_features))
-        for linear in linears
-    ]
+    moments = [_Moments.of(linear) for linear in linears]
     current = batches[0]
 
     def watch(moment: _Moments) -> Any:
@@ -335,7 +395,7 @@ def _layer(
     handles = [linear.register_forward_hook(watch(m)) for linear, m in zip(linears, moments, strict=True)]
     try:
         for number, current in enumerate(batches):  # read by the hooks
-            x = recording.inputs[index][current].requires_grad_()
+            x = recording.inputs[index][current].float().requires_grad_()
             with torch.enable_grad():
                 output = layer(x, **recording.arguments[index][number])
                 output = output[0] if isinstance(output, tuple) else output

@@ -1,6 +1,7 @@
 """Statistics and rounded matrices on disk: memory holds one matrix's, and a run that was killed goes on from them.
 
-    WORK/KEY/statistics/NAME.npz   rows0, columns0, held_out0, ... of one matrix, one number for each term
+    WORK/KEY/statistics/NAME.npz   rows0, columns0, held_out0, ... of one matrix, one number for each term; its rows'
+                                   correlation, where it is known: fitted, held_out
     WORK/KEY/blocks/NAME.npy       one matrix's blocks in one format
 
 KEY stands for all that decides the bytes: the checkpoint's content, the calibration windows, the seed, the method.
@@ -23,9 +24,9 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.files import atomic_write
 from edgekit.quant.formats.format import Blocks
-from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
+from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics, RowCorrelation
 
-METHOD = 1  # to be raised with every change of what statistics or rounding give
+METHOD = 3  # to be raised with every change of what statistics or rounding give
 
 
 class Store:
@@ -62,7 +63,10 @@ class Store:
                 terms = tuple(
                     KroneckerTerm(arrays[f"rows{i}"], arrays[f"columns{i}"]) for i in range(len(arrays.files) // 3)
                 )
-                return MatrixStatistics(name, terms, tuple(arrays[f"held_out{i}"] for i in range(len(terms))))
+                known = "fitted" in arrays
+                correlation = RowCorrelation(arrays["fitted"], arrays["held_out"]) if known else None
+                held_out = tuple(arrays[f"held_out{i}"] for i in range(len(terms)))
+                return MatrixStatistics(name, terms, held_out, correlation)
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise _damaged(path) from error
 
@@ -83,6 +87,8 @@ class Store:
         arrays: dict[str, NDArray[np.float32]] = {}
         for i, (term, held_out) in enumerate(zip(matrix.terms, matrix.held_out, strict=True)):
             arrays |= {f"rows{i}": term.rows, f"columns{i}": term.columns, f"held_out{i}": held_out}
+        if matrix.correlation is not None:
+            arrays |= {"fitted": matrix.correlation.fitted, "held_out": matrix.correlation.held_out}
         with atomic_write(self._statistics_file(matrix.name)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 

@@ -442,6 +442,21 @@ WRONG_OPTIONS = [
     ("quantize CP --size 190MB -o nowhere/m.gguf", ["nowhere", "folder"]),
     ("quantize CP --size 190MB -o folder.gguf", ["folder.gguf", "is a folder"]),
     ("quantize CP --size 190MB --calib absent.txt -o m.gguf", ["--calib", "absent.txt"]),
+    ("quantize CP --size 190MB --calib folder.gguf -o m.gguf", ["--calib", "folder.gguf", "not a file"]),
+    ("quantize CP --size 5MB --calib EMPTY -o m.gguf", ["empty.txt", "no text", "--calib"]),
+    ("quantize CP --size 5MB --calib LATIN -o m.gguf", ["latin.txt", "not UTF-8", "iconv"]),
+    ("quantize CP --size 5MB --calib TEXT -o m.gguf", ["text.txt", "3 tokens", "more text"]),
+    ("quantize CP --formats q8_0 --qat 2 --calib TEXT -o m.gguf", ["text.txt", "3 tokens", "more text"]),
+    ("quantize CP --formats q8_0 --qat 2 -o m.gguf", ["--qat", "--calib"]),
+    ("quantize CP --formats q8_0 --qat 0 --calib TEXT -o m.gguf", ["--qat", "edgekit quantize --help"]),
+    ("quantize CP --formats q8_0 --qat 2 --distil --calib TEXT -o m.gguf", ["--distil", "--qat", "exclude"]),
+    ("quantize CP --formats f32 --qat 2 --calib TEXT -o m.gguf", ["--qat", "f32", "q8_0"]),
+    ("quantize CP --formats f16 --distil -o m.gguf", ["--distil", "f16", "q8_0"]),
+    ("quantize CP --size 5MB --objective speed -o m.gguf", ["--objective", "--device"]),
+    ("quantize CP --device pi4b --objective fast -o m.gguf", ["'fast'", "size or speed"]),
+    ("quantize CP --size 5MB --work TEXT -o m.gguf", ["--work text.txt", "is a file", "folder"]),
+    ("plan CP --size 5MB --work TEXT/deeper -o m.json", ["--work text.txt/deeper", "text.txt is a file"]),
+    ("export CP --plan PLAN --work TEXT -o m.gguf", ["--work text.txt", "is a file"]),
     ("quantize CP --plan absent.json -o m.gguf", ["--plan", "absent.json"]),
     ("quantize CP --plan PLAN -o m.gguf", ["plan.json"]),
     ("quantize CP --size 190MB", ["'--output'", "edgekit quantize --help"]),
@@ -485,8 +500,11 @@ def test_wrong_input_gets_one_sentence(
     (tmp_path / "folder.gguf").mkdir()
     (tmp_path / "plan.json").write_text("{}")
     (tmp_path / "text.txt").write_text("too short")
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_text("café", encoding="latin-1")
     before = sorted(path.name for path in tmp_path.rglob("*"))
     places = {"CP": str(SAMPLE), "MODEL": str(model), "PLAN": "plan.json", "TEXT": "text.txt"}
+    places |= {"EMPTY": "empty.txt", "LATIN": "latin.txt", "TEXT/deeper": "text.txt/deeper"}
     assert main([places.get(word, word) for word in shlex.split(line)]) == 2
     out, err = capfd.readouterr()
     sentence = one_sentence(err)

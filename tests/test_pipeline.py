@@ -67,7 +67,12 @@ def test_a_device_gets_the_smallest_file_within_its_kl(text: Path, tmp_path: Pat
     made = edgekit.quantize(SAMPLE, tmp_path / "m.gguf", Target(device="pi4b", max_kl=0.01), calib=[text])
     assert made.plan.note is None and made.kld_measured is not None
     assert 0.8 * 0.01 < made.kld_measured < 1.2 * 0.01
-    assert made.report is not None and "Raspberry Pi 4" in made.report.read_text(encoding="utf-8")
+    assert made.report is not None
+    report = made.report.read_text(encoding="utf-8")
+    assert "Raspberry Pi 4" in report and "What each step is worth" in report
+    plain, nearest, gptq, descent = made.ablation
+    assert plain.kl > nearest.kl > gptq.kl > descent.kl == made.kld_measured
+    assert plain.bytes <= made.bytes == nearest.bytes == descent.bytes
 
 
 def test_a_device_too_slow_for_the_kl_gets_the_best_that_fits_and_is_told(text: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,30 @@ def test_plain_rounding_keeps_the_zeros_where_it_is_said_to(pruned: Pruned) -> N
     for name in pruned.zero_types:
         blocks = format_of(name).encode(values, None)
         np.testing.assert_array_equal(format_of(name).decode(blocks)[values == 0], 0)
+
+
+@pytest.mark.parametrize(("format", "least"), [("f16", 1.0), ("q4_0", 0.9), ("iq4_nl", 0.0)])
+def test_a_file_tells_what_the_zeros_come_to(
+    format: str, least: float, pruned: Pruned, text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output, plain = tmp_path / "m.gguf", tmp_path / "plain.gguf"
+    line = ["--formats", format, "--calib", str(text), "--json", "-o"]
+    assert main(["quantize", str(pruned.path), *line, str(output), *(["--no-report"] if format != "f16" else [])]) == 0
+    found = json.loads(capfd.readouterr().out)
+    zeros = found["zeros"]
+    before, after = open_checkpoint(pruned.path), open_checkpoint(output, quantised=True)
+    gone = {name: before.read(name) == 0 for name in pruned.matrices}
+    kept = sum(np.count_nonzero(after.read(name)[mask] == 0) for name, mask in gone.items())
+    assert zeros["share"] == 0.5 and zeros["kept"] == kept / sum(map(np.count_nonzero, gone.values())) >= least
+    assert zeros["zlib_bytes"] == len(zlib.compress(output.read_bytes(), 6)) < 0.9 * output.stat().st_size
+    (note,) = found["notes"]
+    told = ("50.0 % of its layers' weights", f"{100 * zeros['kept']:.1f} % of these", "no type makes the file smaller")
+    assert all(words in note for words in told)
+    if format == "f16":
+        assert html.escape(note, quote=False) in Path(found["report"]).read_text(encoding="utf-8")
+        assert main(["quantize", str(SAMPLE), *line, str(plain)]) == 0
+        unpruned = json.loads(capfd.readouterr().out)
+        assert unpruned["zeros"] is None and unpruned["notes"] == [] and unpruned["bytes"] == found["bytes"]
 
 
 def test_a_gguf_has_no_folder_to_write(tmp_path: Path) -> None:

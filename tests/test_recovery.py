@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from models_random import SAMPLE, random_checkpoint
 
 import edgekit
 from edgekit import InputError, Target, pipeline, recovery
+from edgekit.cli import main
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.gguf_header import read_header
 from edgekit.models.spec import MATRIX_ROLES
@@ -72,6 +76,30 @@ def test_the_file_holds_what_was_trained(
     assert trained.note in made.notes
 
 
+@pytest.mark.parametrize("words", [["--distil"], ["--qat", "3"]], ids=["distil", "qat"])
+def test_the_command_tells_what_training_was_worth(
+    words: list[str], tiny: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, text = tiny
+    output = tmp_path / "m.gguf"
+    line = ["quantize", str(checkpoint), "--formats", "q8_0", "--calib", str(text), *words, "-o", str(output), "--json"]
+    assert main(line) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert hashlib.sha256(output.read_bytes()).hexdigest() == found["sha256"]
+    figures, (note,) = found["training"], found["notes"]
+    assert figures["kld_after"] <= figures["kld_before"] or "nll" in figures  # the best step's loss, half of it the nll
+    if words == ["--distil"]:
+        assert note.startswith("distillation: KL") and f"{figures['steps']:.0f} steps" in note
+    else:
+        halves = tmp_path / "f16.gguf"
+        assert main(["quantize", str(checkpoint), "--formats", "f16", "-o", str(halves), "--no-report"]) == 0
+        assert figures["share_of_16_bits"] == output.stat().st_size / halves.stat().st_size
+        for figure in ("top1_checkpoint", "top1_rounded", "top1"):
+            assert 0 <= figures[figure] <= 1 and f"{100 * figures[figure]:.2f} %" in note
+        assert f"{100 * (1 - figures['share_of_16_bits']):.2f} % less than 16 bits" in note
+    assert html.escape(note, quote=False) in Path(found["report"]).read_text(encoding="utf-8")
+
+
 def test_a_plan_can_be_distilled_and_gives_the_same_bytes(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, text = tiny
     target = Target(formats=("q4_0",))
@@ -87,3 +115,14 @@ def test_contradictions_are_told_before_any_work(tmp_path: Path) -> None:
         edgekit.quantize(SAMPLE, tmp_path / "m.gguf", target, distil=True, qat=3, calib=[tmp_path / "text"])
     with pytest.raises(InputError, match="--qat needs training text"):
         edgekit.quantize(SAMPLE, tmp_path / "m.gguf", target, qat=3)
+
+
+@pytest.mark.parametrize("options", [{"distil": True}, {"qat": 3}], ids=["distil", "qat"])
+def test_a_plan_that_quantises_nothing_is_not_trained(
+    options: dict[str, Any], tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    checkpoint, text = tiny
+    edgekit.plan(checkpoint, Target(formats=("bf16",)), tmp_path / "plan.json")
+    with pytest.raises(InputError, match="makes up for quantisation, and bf16 is none"):
+        edgekit.quantize(checkpoint, tmp_path / "m.gguf", plan=tmp_path / "plan.json", calib=[text], **options)
+    assert not (tmp_path / "m.gguf").exists()

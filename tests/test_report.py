@@ -92,10 +92,9 @@ def test_names_from_files_are_escaped(tmp_path: Path) -> None:
     formats = {evil if key == data.tensors[2].name else key: value for key, value in data.plan.formats.items()}
     data = without(
         dataclasses.replace(data, tensors=tensors, model=evil, path=Path(evil.replace("/", ""))),
-        note=evil,
         formats=formats,
     )
-    text = written(dataclasses.replace(data, seconds={evil: 1.0}), tmp_path)
+    text = written(dataclasses.replace(data, seconds={evil: 1.0}, notes=(evil,)), tmp_path)
     page = Page(text)
     assert "script" not in {tag for tag, _ in page.tags} and "b" not in {tag for tag, _ in page.tags}
     assert "\x00" not in text and "\x1b" not in text
@@ -162,8 +161,10 @@ def test_a_run_without_statistics_says_so(tmp_path: Path) -> None:
     assert "not known" in text
 
 
-def test_note_is_shown(tmp_path: Path) -> None:
-    assert "cannot be met" in Page(written(without(sample_report(), note="0.005 cannot be met"), tmp_path)).text
+def test_notes_are_shown(tmp_path: Path) -> None:
+    notes = ("0.005 cannot be met", "zeros cost what other weights do")
+    text = Page(written(dataclasses.replace(sample_report(), notes=notes), tmp_path)).text
+    assert all(note in text for note in notes)
 
 
 def test_sensitivity_map_compares_one_width() -> None:

@@ -1,4 +1,4 @@
-"""The comparison with llama.cpp, on the sample: what it reports, its turns and ratios, and what it refuses."""
+"""The comparisons with llama.cpp: speed on the sample, and how the fidelity bench reads, compares and refuses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 from plain_files import needs, write_plain
 from tqdm import tqdm
+
+from edgekit.models.errors import InputError
 
 SCRIPTS = Path(__file__).parent / "side_by_side"
 ROUNDS = 2
@@ -168,3 +171,120 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(arguments: list[str], 
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+JUDGED = """
+Mean PPL(Q)                   :  40.120000 ±   1.000000
+====== KL divergence statistics ======
+Mean    KLD:   0.022800 ±   0.000400
+Maximum KLD:   5.218742
+99.9%   KLD:   0.412300
+Median  KLD:   0.010000
+Same top p: 91.797 ± 0.350 %
+"""
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def fidelity(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPTS / "fidelity.py", *arguments]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.usefixtures("scripts")
+def test_the_judges_words_are_read() -> None:
+    from judge import read_judgement
+
+    figures = {"kld_mean": 0.0228, "kld_stderr": 0.0004, "kld_p999": 0.4123, "same_top1_percent": 91.797}
+    assert read_judgement(JUDGED) == figures
+    with pytest.raises(InputError, match="printed no kld_p999"):
+        read_judgement(JUDGED.replace("99.9%", "99%"))
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_run_is_timed_with_its_peak_memory() -> None:
+    from judge import run_measured
+
+    script = "import json, time; held = b'x' * 60_000_000; time.sleep(0.7); print(json.dumps({'held': len(held)}))"
+    ran = run_measured(sys.executable, "-c", script)
+    assert ran.document == {"held": 60_000_000}
+    assert ran.seconds > 0.7
+    if Path("/proc/self/status").exists():
+        assert 60e6 < ran.peak_rss_bytes < 120e6
+    with pytest.raises(InputError, match="failed with 3"):
+        run_measured(sys.executable, "-c", "raise SystemExit(3)")
+
+
+@pytest.mark.usefixtures("scripts")
+def test_parts_and_marks_are_chosen() -> None:
+    from fidelity import PARTS, chosen_parts, chosen_points, marked
+    from fidelity_parts import Point
+
+    assert chosen_parts(None) == PARTS
+    assert chosen_parts("training, points") == ("points", "training")
+    assert marked("190MB=0.027", "--size") == ("190MB", 0.027) and marked("Q4_K_M", "--like") == ("Q4_K_M", None)
+    unused: Any = None
+    points = chosen_points(unused, ["190MB=0.027", "165MB"], [])
+    assert points == [Point("190MB", kld=0.027), Point("165MB")]
+    for wrong in ("190MB=", "=0.1", "190MB=-1", "190MB=nan"):
+        with pytest.raises(InputError, match="a positive number"):
+            marked(wrong, "--size")
+    with pytest.raises(InputError, match="no part speed"):
+        chosen_parts("speed")
+
+
+@pytest.mark.usefixtures("scripts")
+def test_the_table_has_every_part_and_a_verdict_each() -> None:
+    from fidelity_parts import Findings
+    from fidelity_table import table, verdicts
+
+    judged = {"bytes": 190_000_000, "tensor_bytes": 183_500_000, "kld_mean": 0.0228, "kld_stderr": 0.0004}
+    judged |= {"kld_p999": 0.4123, "same_top1_percent": 91.797}
+    ran = {"seconds": 378.0, "peak_rss_bytes": 3_820_000_000, "edgekit": {"kld_predicted": 0.018, "kld_measured": None}}
+    findings = Findings()
+    findings.row("points", "edgekit --size 190MB", **judged, **ran)
+    findings.row("points", "llama-quantize Q4_K_M, imatrix", **judged)
+    findings.row("ablation at 190MB", "+ GPTQ", **judged)["share_of_first"] = 0.61
+    findings.ask("KLD of --size 190MB", 0.0228, 0.027)
+    findings.ask("--distil", 0.95, 0.9)
+    lines = list(table(findings.rows))
+    assert lines.count("\npoints") == lines.count("\nablation at 190MB") == 1
+    ours = next(line for line in lines if line.startswith("edgekit"))
+    assert " ".join(ours.split()[3:]) == (
+        "190,000,000 183,500,000 0.02280 0.00040 0.4123 91.80 % 0.01800 6 min 18 s, 3.82 GB"
+    )
+    assert any(line.startswith("+ GPTQ (61%)") for line in lines)
+    assert all(len(line) <= 170 for line in lines)
+    assert [line.rsplit(": ", 1)[1] for line in verdicts(findings.verdicts)] == ["met", "MISSED"]
+    assert next(verdicts(findings.verdicts)) == "KLD of --size 190MB: 0.0228, asked for at most 0.027: met"
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_folder_of_other_inputs_is_refused(tmp_path: Path) -> None:
+    from judge import TOOLS, Bench
+
+    for name in (*TOOLS, "a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    bench = Bench("sample", tmp_path, tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "work", 12, 0)
+    bench.prepare()
+    bench.prepare()
+    with pytest.raises(InputError, match="choose another --work"):
+        replace(bench, chunks=8).prepare()
+    (tmp_path / "b.txt").write_text("other words")
+    with pytest.raises(InputError, match="choose another --work"):
+        bench.prepare()
+
+
+def test_what_cannot_be_judged_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    common = ("sample", "--tools", tmp_path, "--calib", __file__, "--text", __file__, "--work", tmp_path / "work")
+    for arguments, sentence in (
+        (common, "llama-perplexity is not there"),
+        ((*common, "--only", "speed"), "there is no part speed"),
+    ):
+        done = fidelity(*arguments)
+        assert done.returncode == 1
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr

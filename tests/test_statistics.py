@@ -15,6 +15,7 @@ import torch
 from models_random import VARIANTS, random_checkpoint, variant_id
 
 import edgekit.models.calibration
+import edgekit.quant.statistics as statistics_module
 from edgekit.models.calibration import calibration_windows, draw
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.forward import HeldOut, Parts, load_model, parts, replaced
@@ -80,8 +81,12 @@ class Dense:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
 def test_every_term_equals_dense_autograd(
-    tmp_path: Path, labels: list[torch.Tensor], variant: tuple[str, dict[str, Any]]
+    tmp_path: Path,
+    labels: list[torch.Tensor],
+    variant: tuple[str, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(statistics_module, "RECORDED", "float32")
     checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", variant[0], **variant[1]))
     model = load_model(checkpoint)
     found = {statistics.name: statistics for statistics in collect(model, checkpoint, IDS, seed=4)}
@@ -100,6 +105,10 @@ def test_every_term_equals_dense_autograd(
         assert_close(term.rows, coherence * g.square().sum(0) / tokens, name)
         for columns, side in ((term.columns, ~HELD), (statistics.held_out[0], HELD)):
             assert_close(columns, (x * weights[:, None])[side].T @ x[side] / weights[side].sum(), name)
+        assert (statistics.correlation is None) == (g.shape[1] > x.shape[1])
+        if statistics.correlation is not None:
+            for found_of, side in ((statistics.correlation.fitted, ~HELD), (statistics.correlation.held_out, HELD)):
+                assert_close(found_of, correlation(g[side]), name)
     head_x = dense.x["lm_head.weight"]
     head = found["model.embed_tokens.weight" if tied else "lm_head.weight"]
     rows, _, mean = dense_head(head_x, parts(model))
@@ -121,6 +130,24 @@ def test_every_term_equals_dense_autograd(
     seen.index_add_(0, ids[:, 1:].flatten(), weights.view(ids.shape)[:, 1:].flatten())
     smoothed = FREQUENCY_FROM_TEXT * seen + (1 - FREQUENCY_FROM_TEXT) * seen.sum() * mean
     assert_close(lookup.rows, (first + smoothed) / tokens, "lookup")
+
+
+def test_a_layers_inputs_may_wait_as_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", "gemma3"))
+    model = load_model(checkpoint)
+    found = list(collect(model, checkpoint, IDS, seed=4))
+    monkeypatch.setattr(statistics_module, "RECORDED", "float32")
+    for short, exact in zip(found, collect(model, checkpoint, IDS, seed=4), strict=True):
+        assert short.name == exact.name
+        for mine, theirs in zip(short.terms, exact.terms, strict=True):
+            for a, b in ((mine.rows, theirs.rows), (mine.columns, theirs.columns)):
+                assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(b)
+
+
+def correlation(g: torch.Tensor) -> torch.Tensor:
+    """(N, N) of gradients (tokens, N), whose mean is taken as zero."""
+    moment = g.T @ g
+    return moment / torch.outer(moment.diagonal(), moment.diagonal()).sqrt()
 
 
 def dense_head(x: torch.Tensor, part: Parts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ import pytest
 import edgekit
 from edgekit import InputError
 from edgekit.models.spec import TensorSpec
-from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
+from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics, RowCorrelation
 from edgekit.quant.store import Store, store_key, work_folder
 
 SAMPLE = Path(__file__).parent / "assets" / "sample"
@@ -28,7 +28,9 @@ def make_statistics(name: str, terms: int = 1) -> MatrixStatistics:
     parts = tuple(
         KroneckerTerm(generator.random(5, np.float32), generator.random((4, 4), np.float32)) for _ in range(terms)
     )
-    return MatrixStatistics(name, parts, tuple(generator.random((4, 4), np.float32) for _ in range(terms)))
+    held_out = tuple(generator.random((4, 4), np.float32) for _ in range(terms))
+    correlation = RowCorrelation(*generator.random((2, 5, 5), np.float32)) if terms == 1 else None
+    return MatrixStatistics(name, parts, held_out, correlation)
 
 
 def assert_same(found: MatrixStatistics, expected: MatrixStatistics) -> None:
@@ -38,6 +40,10 @@ def assert_same(found: MatrixStatistics, expected: MatrixStatistics) -> None:
         np.testing.assert_array_equal(term.columns, other.columns)
     for columns, others in zip(found.held_out, expected.held_out, strict=True):
         np.testing.assert_array_equal(columns, others)
+    assert (found.correlation is None) == (expected.correlation is None)
+    if found.correlation is not None and expected.correlation is not None:
+        np.testing.assert_array_equal(found.correlation.fitted, expected.correlation.fitted)
+        np.testing.assert_array_equal(found.correlation.held_out, expected.correlation.held_out)
 
 
 def test_statistics_come_back(tmp_path: Path) -> None:

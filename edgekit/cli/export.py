@@ -27,6 +27,7 @@ def command(
     options.refuse_same(checkpoint, output_path)
     options.check_files("--plan", [plan])
     options.check_files("--calib", calib or [])
+    options.check_work(work)
     from edgekit import pipeline
 
     with output.stdout_reserved(as_json):

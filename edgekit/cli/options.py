@@ -173,6 +173,17 @@ def check_output(output: Path, suffix: str) -> None:
         raise InputError(f"-o {output}: the folder {folder} is not writable: choose another")
 
 
+def check_work(work: Path | None) -> None:
+    """Refuse, before hours of work, a --work that is no folder or cannot be written to; a new one is made in time."""
+    if work is None:
+        return
+    there = next(path for path in (work, *work.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--work {work}: {there} is a file: name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--work {work}: the folder {there} is not writable: choose another")
+
+
 def check_files(option: str, paths: list[Path]) -> None:
     """Refuse what is not a readable file, naming the option it came from."""
     for path in paths:

@@ -37,6 +37,7 @@ def command(
     """
     options.check_output(output_path, ".json")
     options.check_files("--calib", calib or [])
+    options.check_work(work)
     target = options.read_target(
         device=device,
         tps=tps,

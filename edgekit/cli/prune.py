@@ -22,7 +22,9 @@ EXAMPLES = (
 
 
 def command(
-    checkpoint: options.CheckpointArgument,
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder or a Hub id.", show_default=False)
+    ],
     output_path: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write; a new one.")],
     sparsity: Annotated[float, typer.Option(metavar="SHARE", help="Of the layers' weights, as 0.5, to set to zero.")],
     score: Annotated[
@@ -52,7 +54,8 @@ def command(
 
 
 def _print(pruned: Pruned) -> None:
-    from edgekit.pruning import GGUF_NOTE, ZERO_NOTE
+    from edgekit.pruning import ZERO_NOTE
+    from edgekit.zeros import GGUF_NOTE
 
     output.print_facts(
         [

@@ -20,6 +20,8 @@ EXAMPLES = (
     "edgekit quantize CHECKPOINT --size 190MB --calib notes.txt -o model.gguf",
     "edgekit quantize CHECKPOINT --bpw 4.5 --bits 4,8,16 -o model.gguf",
     "edgekit quantize CHECKPOINT --formats q4_0 -o model.gguf",
+    "edgekit quantize CHECKPOINT --bpw 4.5 --distil --calib notes.txt -o model.gguf",
+    "edgekit quantize CHECKPOINT --formats q8_0 --qat 40 --calib notes.txt -o model.gguf",
     "edgekit quantize CHECKPOINT --plan plan.json -o model.gguf",
 )
 
@@ -68,6 +70,7 @@ def command(
     options.check_output(output_path, ".gguf")
     options.refuse_same(checkpoint, output_path)
     options.check_files("--calib", calib or [])
+    options.check_work(work)
     target = None
     if plan is None:
         target = options.read_target(
@@ -119,6 +122,8 @@ def show(artifact: Artifact, as_json: bool) -> None:
                 "kld_measured": artifact.kld_measured,
                 "decode_tps_predicted": artifact.plan.facts.get("decode_tps_predicted"),
                 "training": artifact.training,
+                "zeros": artifact.zeros,
+                "ablation": [vars(row) for row in artifact.ablation],
                 "notes": artifact.notes,
                 "report": artifact.report,
                 "seconds": artifact.seconds,

@@ -47,6 +47,7 @@ class ReportData:
     max_bytes: int | None = None  # the budget; None where there was none
     max_kl: float | None = None
     device: DevicePrediction | None = None
+    notes: Sequence[str] = ()  # sentences on the checkpoint, the plan and what was done
     ablation: tuple[AblationRow, ...] = ()
 
 

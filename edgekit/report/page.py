@@ -42,7 +42,7 @@ def write_report(path: Path, data: ReportData) -> Path:
 
 def _page(data: ReportData) -> Element:
     rows = tensor_rows(data)
-    main = node("main", *_heading(data), _facts(data, rows), _speed(data), _note(data))
+    main = node("main", *_heading(data), _facts(data, rows), _speed(data), *_notes(data))
     main.append(node("div", _sensitivity(data), _widths(rows), class_="pair"))
     main.append(_bytes(data, rows))
     main.append(node("div", _curve(data), _agreement(data), class_="pair"))
@@ -122,8 +122,8 @@ def _speed(data: ReportData) -> Element | None:
     return node("p", f"{data.device.title}: {data.device.bound}.", class_="why speed")
 
 
-def _note(data: ReportData) -> Element | None:
-    return node("p", data.plan.note, class_="note") if data.plan.note else None
+def _notes(data: ReportData) -> list[Element]:
+    return [node("p", note, class_="note") for note in data.notes]
 
 
 def _section(title: str, why: str, *content: Child) -> Element:

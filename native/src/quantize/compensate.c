@@ -52,7 +52,7 @@ int EK_ISA_NAME(ek_compensate)(const ek_rounded *matrix, const float *factor, co
   for (size_t i = 0; errors && i < count; i += EK_ROWS) {
     const size_t here = count - i < EK_ROWS ? count - i : EK_ROWS;
     ek_rows_load(matrix, first + i, here, &rows);
-    for (int lane = 0; lane < EK_ROWS; lane += EK_WIDTH) {
+    for (int lane = 0; lane < (int)here; lane += EK_WIDTH) {
       load_affines(matrix, &rows, lane, of_group);
       compensate(matrix, &rows, factor, order, lane, of_group, errors);
     }
