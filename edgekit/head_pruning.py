@@ -23,7 +23,8 @@ from edgekit.models.families.counts import loads_in_transformers
 from edgekit.models.forward import load_model
 from edgekit.models.spec import ModelSpec
 from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
-from edgekit.pruned_heads import HeadOptions, HeadsPruned, pruning_document
+from edgekit.pruned_heads import HeadOptions, HeadsPruned
+from edgekit.pruning_file import PRUNING_FILE, pruning_text
 from edgekit.quant.cutting import cut, of_model
 from edgekit.quant.head_scores import SCORES
 from edgekit.quant.recovering import recover
@@ -105,17 +106,19 @@ def prune_heads(
         before=before,
         after=after,
         seconds=clock.seconds,
+        calib=tuple(calib),
+        seed=seed,
         notes=(*opened.notes, *_notes(opened.spec, left, options, goals)),
     )
     with clock.stage("writing"):
-        texts = {"pruning.json": pruning_document(pruned, calib, seed), "pruning.html": pruning_page(pruned)}
+        texts = {PRUNING_FILE: pruning_text(pruned.document()), "pruning.html": pruning_page(pruned)}
         size = write_folder(left, output, left.read, config=left.config, texts=texts)
     return replace(pruned, bytes=size)
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Token ids (W, T), and the numbers of the windows that training sees, that choices are made by, and of the rest."""
+    """Token ids (W, T); which windows training sees, by which choices are made, by which the result is judged."""
 
     ids: NDArray[np.int64]
     seen: NDArray[np.int64]
@@ -154,18 +157,43 @@ def _notes(spec: ModelSpec, left: Checkpoint, options: HeadOptions, goals: Seque
     """What the user should know of the model that is left."""
     for target in goals:
         channels = target.kind == "channels"
-        unit, whole, share = ("feed-forward channels", sum(spec.ffn), options.ffn) if channels else (
-            "query heads", sum(spec.heads), options.heads)
+        unit, whole, share = (
+            ("feed-forward channels", sum(spec.ffn), options.ffn)
+            if channels
+            else ("query heads", sum(spec.heads), options.heads)
+        )
         assert share is not None
         if target.total != round(share * whole, 6):
             yield f"{target.total} of {whole} {unit} went: the fewest that can go and are at least {share:g} of them"
     if not left.spec.runs_in_llama_cpp:
         yield (
-            f"llama.cpp has no {left.spec.family} graph with counts of each layer's own: a GGUF of this checkpoint runs "
-            "in edgekit's native and torch runtimes; --uniform makes one for llama.cpp too"
+            f"llama.cpp has no {left.spec.family} graph with counts of each layer's own: a GGUF of this checkpoint "
+            "runs in edgekit's native and torch runtimes; --uniform makes one for llama.cpp too"
         )
     if not loads_in_transformers(left.config, left.spec):
-        yield "transformers' own class cannot load the folder, as it has one count for all layers; edgekit can"
+        yield "transformers' own class cannot express these counts: edgekit loads the folder, transformers does not"
     narrow = sum(heads * spec.head_dim % 256 != 0 for heads in left.spec.heads)
     if narrow and all(heads * spec.head_dim % 256 == 0 for heads in spec.heads):
         yield f"in {narrow} layers o_proj's columns are no multiple of 256 any more: there K-quants give way to others"
+
+
+def pruned_folder(
+    checkpoint: str | Path,
+    work: Path,
+    options: HeadOptions,
+    *,
+    calib: Sequence[Path] = (),
+    seed: int = 0,
+    adapter: Path | None = None,
+) -> Path:
+    """The folder under `work` that `prune_heads` writes; one of the same input that is there already is taken."""
+    opened = open_checkpoint(checkpoint, adapter=adapter)
+    digest = hashlib.sha256(f"{options}".encode())
+    for text in calib:
+        digest.update(text.read_bytes())
+    folder = work / f"pruned-{store_key(opened, digest.hexdigest(), seed)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    output = folder / f"{opened.path.absolute().name}-pruned"
+    if not output.exists():
+        prune_heads(checkpoint, output, options, calib=calib, seed=seed, adapter=adapter, work=work)
+    return output

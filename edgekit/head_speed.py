@@ -61,9 +61,7 @@ def _write(model: Checkpoint, tokenizer: TokenizerFiles, path: Path) -> None:
     write_gguf(model, tokenizer, blocks, {name: format.name for name, format in formats.items()}, path)
 
 
-def _deployment(
-    spec: ModelSpec, path: Path, prompt: int, generated: int, samples: tuple[Sample, ...]
-) -> Deployment:
+def _deployment(spec: ModelSpec, path: Path, prompt: int, generated: int, samples: tuple[Sample, ...]) -> Deployment:
     session = native.load(path, context=prompt, threads=None)
     try:
         session.prefill(prompt_ids(session, prompt))

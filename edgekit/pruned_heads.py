@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.figures import kl_text
 from edgekit.head_speed import Deployment
 from edgekit.models.errors import InputError
 from edgekit.models.spec import ModelSpec
@@ -66,6 +66,8 @@ class HeadsPruned:
     before: Deployment
     after: Deployment
     seconds: Mapping[str, float]
+    calib: tuple[Path, ...]
+    seed: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -83,54 +85,75 @@ class HeadsPruned:
         """Of next-token accuracy, as a share of the unpruned model's."""
         return self.quality[self.stage].top1 / self.quality["unpruned"].top1 - 1
 
+    def document(self) -> dict[str, Any]:
+        """pruning.json."""
+        structure, options = self.structure, self.options
+        return {
+            "score": options.score,
+            "seed": self.seed,
+            "calibration": ", ".join(map(str, self.calib)) or "sampled from the model",
+            "uniform": options.uniform,
+            "removed": [_goal(structure, target) for target in self.goals],
+            "kept": {
+                "query_heads": structure.heads,
+                "kv_heads": structure.kv_heads,
+                "feed_forward_channels": structure.ffn,
+                "layers": [
+                    {
+                        "kv_heads": layer.groups,
+                        "query_heads": layer.heads,
+                        **({} if layer.channels is None else {"feed_forward_channels": layer.channels}),
+                    }
+                    for layer in structure.layers
+                ],
+            },
+            "rounds": _rounds(self.removal),
+            "held_out": {stage: _judgement(judgement) for stage, judgement in self.quality.items()},
+            "repair": asdict(self.repaired),
+            "recovery": None if self.recovered is None else asdict(self.recovered),
+            "files": {
+                "note": "Q8_0 files in the native runtime, on the machine that pruned",
+                "before": asdict(self.before),
+                "after": asdict(self.after),
+            },
+            "summary": self.summary,
+            "notes": self.notes,
+        }
 
-def pruning_document(pruned: HeadsPruned, calib: Sequence[Path], seed: int) -> str:
-    """pruning.json."""
-    structure, options = pruned.structure, pruned.options
-    document = {
-        "score": options.score,
-        "seed": seed,
-        "calibration": ", ".join(map(str, calib)) or "sampled from the model",
-        "uniform": options.uniform,
-        "removed": [_goal(pruned, target) for target in pruned.goals],
-        "kept": {
-            "query_heads": structure.heads,
-            "kv_heads": structure.kv_heads,
-            "feed_forward_channels": structure.ffn,
-            "layers": [
-                {
-                    "kv_heads": layer.groups,
-                    "query_heads": layer.heads,
-                    **({} if layer.channels is None else {"feed_forward_channels": layer.channels}),
-                }
-                for layer in structure.layers
-            ],
-        },
-        "rounds": _rounds(pruned.removal),
-        "held_out": {stage: _judgement(judgement) for stage, judgement in pruned.quality.items()},
-        "repair": asdict(pruned.repaired),
-        "recovery": None if pruned.recovered is None else asdict(pruned.recovered),
-        "files": {
-            "note": "Q8_0 files in the native runtime, on the machine that pruned",
-            "before": asdict(pruned.before),
-            "after": asdict(pruned.after),
-        },
-        "notes": pruned.notes,
-    }
-    return json.dumps(document, indent=2) + "\n"
+    @property
+    def summary(self) -> str:
+        """A sentence for who quantises the folder."""
+        last = self.quality[self.stage]
+        return (
+            f"pruned checkpoint: {counts_text(self.structure)} removed; against the unpruned model next-token accuracy "
+            f"{100 * self.top1_change:+.2f} % (relative), KL {kl_text(last.kl)} nats, on calibration text held out"
+        )
 
 
-def _goal(pruned: HeadsPruned, target: Goal) -> dict[str, Any]:
-    spec = pruned.structure.spec
-    whole = sum(spec.ffn if target.kind == "channels" else spec.heads)
-    return {"kind": target.kind, "count": sum(pruned.structure.removed(target.kind)), "of": whole}
+def counts_text(structure: Structure) -> str:
+    """How many heads, groups and channels went: "20 of 64 query heads, 10 of 32 KV groups"."""
+    spec = structure.spec
+    parts = (
+        ("query heads", sum(spec.heads), sum(structure.heads)),
+        ("KV groups", sum(spec.kv_heads), sum(structure.kv_heads)),
+        ("feed-forward channels", sum(spec.ffn), sum(structure.ffn)),
+    )
+    return ", ".join(f"{whole - kept:,} of {whole:,} {name}" for name, whole, kept in parts if kept < whole)
+
+
+def _goal(structure: Structure, target: Goal) -> dict[str, Any]:
+    whole = sum(structure.spec.ffn if target.kind == "channels" else structure.spec.heads)
+    return {"kind": target.kind, "count": sum(structure.removed(target.kind)), "of": whole}
 
 
 def _rounds(removal: Removal) -> list[dict[str, Any]]:
     """What went in each round, why, and what the masked model then cost."""
     return [
         {
-            "removed": [{"layer": unit.layer, "units": unit.removed, "cost": unit.cost} for unit in taken.units],
+            "removed": [
+                {"kind": unit.kind, "layer": unit.layer, "indices": unit.removed, "cost": unit.cost}
+                for unit in taken.units
+            ],
             "head_scores": taken.costs.heads.tolist(),
             "held_out": _judgement(taken.judgement),
         }

@@ -142,6 +142,7 @@ def _rows(blocks: tuple[int, ...], size: int) -> NDArray[np.intp]:
 class Unit:
     """What can go at once: indices (query heads or channels) of one layer, their summed cost, what is left then."""
 
+    kind: Kind
     layer: int
     removed: tuple[int, ...]
     cost: float
@@ -246,7 +247,7 @@ def _cheapest_heads(kept: KeptLayer, layer: int, costs: Costs, each: int) -> Uni
     gone = [sorted(group, key=lambda head: (costs[head], head))[:each] for group in kept.heads]
     removed = tuple(sorted(head for group in gone for head in group))
     heads = tuple(tuple(head for head in group if head not in removed) for group in kept.heads)
-    return Unit(layer, removed, _sum(costs, removed), replace(kept, heads=heads))
+    return Unit("heads", layer, removed, _sum(costs, removed), replace(kept, heads=heads))
 
 
 def _cheapest_groups(kept: KeptLayer, layer: int, costs: Costs, number: int) -> Unit:
@@ -255,7 +256,7 @@ def _cheapest_groups(kept: KeptLayer, layer: int, costs: Costs, number: int) -> 
     gone, stay = ranked[:number], sorted(ranked[number:])
     removed = tuple(sorted(head for place in gone for head in kept.heads[place]))
     groups, heads = tuple(kept.groups[place] for place in stay), tuple(kept.heads[place] for place in stay)
-    return Unit(layer, removed, _sum(costs, removed), replace(kept, groups=groups, heads=heads))
+    return Unit("groups", layer, removed, _sum(costs, removed), replace(kept, groups=groups, heads=heads))
 
 
 def _cheapest_channels(structure: Structure, layer: int, costs: Costs, number: int) -> Unit:
@@ -263,7 +264,7 @@ def _cheapest_channels(structure: Structure, layer: int, costs: Costs, number: i
     order = channels[np.argsort(costs[channels], kind="stable")]
     removed = tuple(sorted(order[:number].tolist()))
     after = replace(structure.layers[layer], channels=tuple(sorted(order[number:].tolist())))
-    return Unit(layer, removed, _sum(costs, removed), after)
+    return Unit("channels", layer, removed, _sum(costs, removed), after)
 
 
 def _sum(costs: Costs, indices: tuple[int, ...]) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekit.figures import bytes_text, kl_text, seconds_text
 from edgekit.pruned_heads import HeadsPruned
+from edgekit.quant.removal import Round
 from edgekit.report import charts
 from edgekit.report.markup import document, fact, node, section, svg, table, text
 
@@ -119,7 +120,7 @@ def _steps(pruned: HeadsPruned) -> Element:
         for stage, judgement in pruned.quality.items()
     ]
     bars = [
-        (f"round {number}", f"{sum(len(unit.removed) for unit in taken.units)} went", taken.judgement.kl)
+        (f"round {number}", _went(taken), taken.judgement.kl)
         for number, taken in enumerate(pruned.removal.rounds, start=1)
     ]
     bars += [
@@ -134,15 +135,23 @@ def _steps(pruned: HeadsPruned) -> Element:
     )
 
 
+def _went(taken: Round) -> str:
+    """ "5 heads, 160 channels" """
+    counts = {"heads": 0, "channels": 0}
+    for unit in taken.units:
+        counts["channels" if unit.kind == "channels" else "heads"] += len(unit.removed)
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
 def _bars(rows: list[tuple[str, str, float]]) -> Element:
     largest = max((*(kl for _, _, kl in rows), 1e-300))
     drawn: list[Element] = []
     for index, (name, what, kl) in enumerate(rows):
         y, span = index * 26.0, max(1.0, 640 * kl / largest)
-        drawn.append(text(f"{name} · {what}" if what else name, 190, y + 15, "soft", "end"))
+        drawn.append(text(f"{name} · {what}" if what else name, 210, y + 15, "soft", "end"))
         class_ = "bar last" if index == len(rows) - 1 else "bar"
-        drawn.append(node("rect", x=202, y=y + 3, width=span, height=17, rx=1.5, class_=class_))
-        drawn.append(text(kl_text(kl), 202 + span + 8, y + 15.5))
+        drawn.append(node("rect", x=222, y=y + 3, width=span, height=17, rx=1.5, class_=class_))
+        drawn.append(text(kl_text(kl), 222 + span + 8, y + 15.5))
     return svg(1036, 26.0 * len(rows), "KL after each step", *drawn)
 
 

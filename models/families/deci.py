@@ -19,7 +19,8 @@ model_types: tuple[str, ...] = ()  # a config.json keeps the model_type that it 
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:
     """The specification in the config that `config_from_gguf` makes."""
-    return replace((qwen2 if config["model_type"] == "qwen2" else llama).read_spec(config), family=name)
+    spec = qwen2.read_spec(config) if config["model_type"] == "qwen2" else llama.read_spec(config)
+    return replace(spec, family=name)
 
 
 def tensors(spec: ModelSpec) -> tuple[TensorSpec, ...]:
