@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 STUDENT_LOGITS = 1 << 25  # alive at once: 128 MiB
 HEAD_ROWS = 1 << 14  # of the head, whose gradient is alive at once
+
+RowTaker: TypeAlias = "Callable[[NDArray[np.int64], torch.Tensor], None]"  # row numbers (R,), their gradient (R, D)
 
 
 @dataclass(frozen=True)
@@ -95,25 +97,27 @@ def backward(
     teacher: Teacher,
     windows: NDArray[np.int64],
     *,
-    to_head: Callable[[NDArray[np.int64], torch.Tensor], None],
-    to_embedding: Callable[[NDArray[np.int64], torch.Tensor], None],
+    to_head: RowTaker | None = None,
+    to_embedding: RowTaker | None = None,
     label_share: float = 0.0,
 ) -> None:
     """The gradient of (1 - label_share) KL(teacher || model) + label_share * nll, mean over positions of the windows.
 
     Parameters that require gradients get theirs from autograd. The head and the embedding should not: `to_head` and
-    `to_embedding` are given the gradients of their rows piece by piece, as (row numbers (R,), gradient (R, D)), the
-    head's several times over, the embedding's only of rows that were looked up, after all others.
+    `to_embedding`, where they are trained, are given the gradients of their rows piece by piece, as (row numbers (R,),
+    gradient (R, D)), the head's several times over, the embedding's only of rows that were looked up, after all others.
     """
     import torch
 
     part, ids = parts(model), teacher.ids[windows]
-    looked_up = part.embedding(ids).detach().requires_grad_()
+    looked_up = part.embedding(ids).detach().requires_grad_(to_embedding is not None)
     with torch.enable_grad():
         hidden = model.get_decoder()(inputs_embeds=looked_up, use_cache=False).last_hidden_state
     target = _Target(teacher, teacher.states(windows), teacher.labels(windows), label_share)
     gradient = _head_gradient(part, hidden.detach().flatten(0, 1), target, to_head)
     hidden.backward(gradient.view_as(hidden))
+    if to_embedding is None:
+        return
     assert looked_up.grad is not None
     tokens, places = torch.unique(ids, return_inverse=True)
     rows = torch.zeros(len(tokens), looked_up.shape[2])
@@ -163,7 +167,7 @@ class _Target:
 
 
 def _head_gradient(
-    part: Parts, hidden: torch.Tensor, target: _Target, to_head: Callable[[NDArray[np.int64], torch.Tensor], None]
+    part: Parts, hidden: torch.Tensor, target: _Target, to_head: RowTaker | None
 ) -> torch.Tensor:
     """The gradient (R, D) at the final hidden states (R, D) of the mean cross-entropy with the target."""
     import torch
@@ -182,7 +186,7 @@ def _head_gradient(
             if slope is not None:
                 block.mul_(slope)
         gradient[start : start + step] = logits @ weight
-        for first in range(0, len(weight), HEAD_ROWS):
+        for first in range(0, len(weight) if to_head else 0, HEAD_ROWS):
             numbers = np.arange(first, min(first + HEAD_ROWS, len(weight)))
             to_head(numbers, logits[:, first : first + HEAD_ROWS].T @ x)
     return gradient
