@@ -30,7 +30,7 @@ from edgekit.quant.head_scores import SCORES
 from edgekit.quant.recovering import recover
 from edgekit.quant.removal import choose
 from edgekit.quant.repair import repair
-from edgekit.quant.store import store_key, work_folder
+from edgekit.quant.store import store_key
 from edgekit.quant.structure import Goal, Structure
 from edgekit.quant.teacher import Teacher, judge
 from edgekit.quant.training import windows_per_step
@@ -84,8 +84,8 @@ def prune_heads(
     del whole
     recovered = None
     if options.recover:
-        with clock.stage("recovery"), work_folder(work) as folder:
-            place = folder / _key(opened, removal.structure, windows, options, seed)
+        with clock.stage("recovery"):
+            place = None if work is None else work / _key(opened, removal.structure, windows, options, seed)
             recovered = recover(
                 model, teacher, windows.seen, windows.held_out, steps=options.recover, seed=seed, folder=place
             )
@@ -105,7 +105,7 @@ def prune_heads(
         quality=quality,
         before=before,
         after=after,
-        seconds=clock.seconds,
+        seconds=dict(clock.seconds),
         calib=tuple(calib),
         seed=seed,
         notes=(*opened.notes, *_notes(opened.spec, left, options, goals)),
@@ -113,7 +113,7 @@ def prune_heads(
     with clock.stage("writing"):
         texts = {PRUNING_FILE: pruning_text(pruned.document()), "pruning.html": pruning_page(pruned)}
         size = write_folder(left, output, left.read, config=left.config, texts=texts)
-    return replace(pruned, bytes=size)
+    return replace(pruned, bytes=size, seconds=clock.seconds)
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ class HeadsPruned:
         """The last of `quality`: what the folder holds."""
         return list(self.quality)[-1]
 
-    @property
-    def top1_change(self) -> float:
-        """Of next-token accuracy, as a share of the unpruned model's."""
-        return self.quality[self.stage].top1 / self.quality["unpruned"].top1 - 1
+    def top1_change(self, stage: str) -> float:
+        """Of next-token accuracy, as a share of the unpruned model's; 0 where that is never right."""
+        before = self.quality["unpruned"].top1
+        return self.quality[stage].top1 / before - 1 if before else 0.0
 
     def document(self) -> dict[str, Any]:
         """pruning.json."""
@@ -123,10 +123,10 @@ class HeadsPruned:
     @property
     def summary(self) -> str:
         """A sentence for who quantises the folder."""
-        last = self.quality[self.stage]
+        accuracy, kl = 100 * self.top1_change(self.stage), kl_text(self.quality[self.stage].kl)
         return (
             f"pruned checkpoint: {counts_text(self.structure)} removed; against the unpruned model next-token accuracy "
-            f"{100 * self.top1_change:+.2f} % (relative), KL {kl_text(last.kl)} nats, on calibration text held out"
+            f"{accuracy:+.2f} % (relative), KL {kl} nats, on calibration text held out"
         )
 
 

@@ -137,11 +137,11 @@ def _print_heads(pruned: HeadsPruned) -> None:
 
 
 def _quality(pruned: HeadsPruned, stage: str) -> str:
-    judgement, first = pruned.quality[stage], pruned.quality["unpruned"]
+    judgement = pruned.quality[stage]
     figures = f"top-1 {judgement.top1:.2%}, perplexity {math.exp(judgement.nll):.3f}"
     if stage == "unpruned":
         return figures
-    return f"{figures}, KL {nats(judgement.kl)}; top-1 {100 * (judgement.top1 / first.top1 - 1):+.2f} % relative"
+    return f"{figures}, KL {nats(judgement.kl)}; top-1 {100 * pruned.top1_change(stage):+.2f} % relative"
 
 
 def _print(pruned: Pruned) -> None:

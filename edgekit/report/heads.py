@@ -56,7 +56,11 @@ def _facts(pruned: HeadsPruned) -> Element:
     if channels := sum(structure.removed("channels")):
         facts.append(fact("FFN channels removed", f"{100 * channels / sum(structure.spec.ffn):.1f} %", f"{channels:,}"))
     facts += [
-        fact("Next-token accuracy", f"{100 * pruned.top1_change:+.2f} %", f"relative; {last.top1:.2%} in the end"),
+        fact(
+            "Next-token accuracy",
+            f"{100 * pruned.top1_change(pruned.stage):+.2f} %",
+            f"relative; {last.top1:.2%} in the end",
+        ),
         fact("KL", kl_text(last.kl), "nats per token, on text that no step saw"),
         fact(
             "Cache", f"{_change(pruned.before.cache_bytes_per_token, pruned.after.cache_bytes_per_token)}", "per token"
@@ -108,14 +112,13 @@ def _shades(pruned: HeadsPruned) -> np.ndarray:
 
 
 def _steps(pruned: HeadsPruned) -> Element:
-    first = pruned.quality["unpruned"]
     rows = [
         (
             stage,
             kl_text(judgement.kl),
             f"{math.exp(judgement.nll):.3f}",
             f"{judgement.top1:.2%}",
-            f"{100 * (judgement.top1 / first.top1 - 1):+.2f} %",
+            f"{100 * pruned.top1_change(stage):+.2f} %",
         )
         for stage, judgement in pruned.quality.items()
     ]
