@@ -31,7 +31,7 @@ from edgekit.quant.recovering import recover
 from edgekit.quant.removal import choose
 from edgekit.quant.repair import repair
 from edgekit.quant.store import store_key
-from edgekit.quant.structure import Goal, Structure
+from edgekit.quant.structure import Goal, Structure, remove
 from edgekit.quant.teacher import Teacher, judge
 from edgekit.quant.training import windows_per_step
 from edgekit.report.heads import pruning_page
@@ -64,6 +64,7 @@ def prune_heads(
         if not opened.path.is_dir():
             raise InputError(f"{opened.path} is a GGUF: give the Hugging Face folder that it was made from")
         goals = options.goals(opened.spec)
+        _check_family(opened, goals)
         tokenizer = load_tokenizer(opened)
     with clock.stage("calibration"):
         whole = load_model(opened)
@@ -114,6 +115,15 @@ def prune_heads(
         texts = {PRUNING_FILE: pruning_text(pruned.document()), "pruning.html": pruning_page(pruned)}
         size = write_folder(left, output, left.read, config=left.config, texts=texts)
     return replace(pruned, bytes=size, seconds=clock.seconds)
+
+
+def _check_family(checkpoint: Checkpoint, goals: Sequence[Goal]) -> None:
+    """Refuse at once what the family cannot express with fewer heads, whichever these are."""
+    structure = Structure.full(checkpoint.spec)
+    for target in goals:
+        costs = np.zeros((checkpoint.spec.layers, max(*checkpoint.spec.heads, *checkpoint.spec.ffn)))
+        structure, _ = remove(structure, costs, target, target.total)
+    cut(checkpoint, structure)
 
 
 @dataclass(frozen=True)
