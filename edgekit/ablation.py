@@ -41,7 +41,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     for name, what, refinement in (
         (weighted, f"{types} types, to nearest with weighted errors", Refinement.NONE),
         ("+ GPTQ", "later weights make up for errors", Refinement.GPTQ),
-        ("+ descent", "scales, minima and codes once more", Refinement.DESCENT),
+        ("+ descent", "scales, minima and codes, fitted on all windows", Refinement.DESCENT),
     ):
         yield Step(name, what, plan.formats, refinement, plan.bytes)
 

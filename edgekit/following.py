@@ -28,15 +28,15 @@ def planned_from_file(path: Path, calibration: Calibration, clock: Clock) -> Pla
         if store.complete(calibration.source.matrices):
             return Planned(made, Rounded(checkpoint, store))
     with clock.stage("calibration"):
-        model, windows = repeated.windows()
+        windows = repeated.windows()
         store = repeated.store(windows_sha256(windows))
     if stated is not None and stated != windows_sha256(windows):
         made = replace(made, note="rounded by other calibration text than the plan was made with")
     with clock.stage("statistics"):
         seen, _ = split(windows, HELD_OUT_WINDOWS)
-        for _ in repeated.statistics(store, model, seen):
+        for _ in repeated.statistics(store, seen, ()):
             pass  # they are kept
-    return Planned(made, Rounded(checkpoint, store), model=model)
+    return Planned(made, Rounded(checkpoint, store))
 
 
 def as_planned(calibration: Calibration, made: Plan, path: Path) -> Calibration:

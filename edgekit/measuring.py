@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,12 @@ class Rounded:
 class Measure:
     """KL(model || model with some matrices rounded) in nats per token, on held-out windows (W, T) of token ids."""
 
-    def __init__(self, model: Any, windows: NDArray[np.int64], rounded: Rounded) -> None:
+    def __init__(self, model: Callable[[], Any], windows: NDArray[np.int64], rounded: Rounded, store: Store) -> None:
+        """`model` is asked for when something has to be measured; `store` keeps what was."""
         self._model = model
+        self._windows = windows
         self._rounded = rounded
-        self._held_out = HeldOut(model, windows, first=first_scored(windows.shape[1]))
+        self._store = store
 
     def __call__(self, formats: Mapping[str, str], *, refinement: Refinement | None = Refinement.DESCENT) -> float:
         """`formats`: matrix -> format; the others stay as they are."""
@@ -64,10 +67,18 @@ class Measure:
         self, formats: Mapping[str, str], *, refinement: Refinement | None = Refinement.DESCENT
     ) -> NDArray[np.float64]:
         """The KL of each held-out token."""
-        rounded = self._rounded
+        how = "NEAREST" if refinement is None else refinement.name
+        return self._store.klds(formats, how, lambda: self._measured(formats, refinement))
+
+    def _measured(self, formats: Mapping[str, str], refinement: Refinement | None) -> NDArray[np.float64]:
+        held_out, rounded = self._held_out, self._rounded
         values = (
             (name, format_of(format).decode(rounded.blocks(name, format, refinement=refinement)))
             for name, format in formats.items()
         )
-        with replaced(self._model, values, rounded.original):
-            return self._held_out.token_klds()
+        with replaced(self._model(), values, rounded.original):
+            return held_out.token_klds()
+
+    @cached_property
+    def _held_out(self) -> HeldOut:
+        return HeldOut(self._model(), self._windows, first=first_scored(self._windows.shape[1]))

@@ -46,8 +46,8 @@ def plan(
 ) -> PlanResult:
     """Sensitivity and allocation only; with `output`, written as JSON.
 
-    `calib`: UTF-8 texts; none: text sampled from the model itself. `work`: a folder that keeps statistics and rounded
-    matrices for the runs to come. Raises InputError for what cannot be used.
+    `calib`: UTF-8 texts; none: text sampled from the model itself. `work`: a folder that keeps statistics, rounded
+    matrices and measured KLs for the runs to come. Raises InputError for what cannot be used.
     """
     clock = Clock()
     source = open_source(checkpoint, adapter, clock)
@@ -76,9 +76,9 @@ def quantize(
 ) -> Artifact:
     """The whole line from a checkpoint to a GGUF that fits `target`, or that follows a plan file.
 
-    With `plan`, its own seed and, without `calib`, its own texts count. `work`: a folder that keeps statistics and
-    rounded matrices, from which a run that was killed goes on. The report is OUTPUT's name with .report.html;
-    what each step is worth is measured for it.
+    With `plan`, its own seed and, without `calib`, its own texts count. `work`: a folder that keeps statistics, rounded
+    matrices and measured KLs, from which a run that was killed, or one for another target, goes on. The report is
+    OUTPUT's name with .report.html; what each step is worth is measured for it.
     `distil`: norms and block scales are trained against the checkpoint's logits. `qat`: all weights are trained under
     the plan's types, that many steps, on the texts of `calib`. `prune`: heads are cut away first; the report of that is
     OUTPUT's name with .pruning.html, and KLs here are against the pruned checkpoint.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
-from edgekit.calibrating import Calibrated, Calibration, calibrate, windows_sha256
+from edgekit.calibrating import Calibrated, Calibration, calibrate
 from edgekit.clock import Clock
 from edgekit.measuring import Measure, Rounded
 from edgekit.quant.allocation import Allocation, allocate, require_possible, uniform
@@ -27,7 +26,6 @@ class Planned:
     plan: Plan
     rounded: Rounded
     kld_measured: float | None = None
-    model: Any = None  # transformers', where it was needed
     measure: Measure | None = None  # of the windows that kld_measured is from
 
 
@@ -135,6 +133,6 @@ def _measured(made: Plan, calibrated: Calibrated, clock: Clock) -> Planned:
         sensitivities=calibrated.table,
         kld_predicted=predicted_kl(calibrated.table, made.formats),
         measured=calibrated.probes,
-        facts={**made.facts, "windows_sha256": windows_sha256(calibrated.windows)},
+        facts={**made.facts, "windows_sha256": calibrated.windows_sha256},
     )
-    return Planned(made, calibrated.rounded, kl, calibrated.model, calibrated.measure)
+    return Planned(made, calibrated.rounded, kl, calibrated.measure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from edgekit.clock import Clock
 from edgekit.export.gguf import file_bytes
 from edgekit.figures import kl_text
 from edgekit.models.calibration import split
+from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.divergence import WINDOW, first_scored
 from edgekit.models.errors import InputError
 from edgekit.models.forward import HeldOut, replaced
@@ -24,7 +26,8 @@ from edgekit.quant.qat import finetune
 from edgekit.quant.training import Weights
 
 DISTILLATION_SECONDS = 600.0  # at most; the number of steps is fixed if they take less
-DISTILLATION_TOKENS = 1 << 15  # of calibration text, beside what measures; rather these than few taken often
+DISTILLATION_STEPS = (32, 256)  # windows at least and at most, by the model's size
+DISTILLATION_WORK = 5e12  # weights times tokens: about what the rest of the run takes
 FINETUNING_TOKENS = 1 << 17  # of training text at most; what is longer is sampled from evenly
 FINETUNING_HELD_OUT = 16  # windows
 
@@ -49,13 +52,16 @@ def distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Recov
     """
     _require_quantised(planned.plan, "--distil")
     with clock.stage("distillation"):
+        steps = _distillation_steps(calibration.source.checkpoint)
         if calibration.texts:
-            calibration = replace(calibration, tokens=DISTILLATION_TOKENS + HELD_OUT_WINDOWS * WINDOW)
-        model, windows = calibration.windows(planned.model)
+            calibration = replace(calibration, tokens=(steps + HELD_OUT_WINDOWS) * WINDOW)
+        model, windows = calibration.source.model, calibration.windows()
         seen, measured = split(windows, HELD_OUT_WINDOWS)
         checkpoint, formats, seed = calibration.source.checkpoint, planned.plan.formats, calibration.seed
         rounded = {name: (format_of(formats[name]), blocks) for name, blocks in planned.rounded.stream(formats)}
-        training = distil(model, checkpoint, rounded, seen, measured, seconds=DISTILLATION_SECONDS, seed=seed)
+        training = distil(
+            model, checkpoint, rounded, seen, measured, steps=steps, seconds=DISTILLATION_SECONDS, seed=seed
+        )
         held_out = HeldOut(model, measured, first=first_scored(measured.shape[1]))
         with replaced(model, _values(training.weights, formats), checkpoint.read):
             kl = held_out.kld()
@@ -74,16 +80,19 @@ def finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clo
     source, plan = calibration.source, planned.plan
     _require_quantised(plan, "--qat")
     with clock.stage("calibration"):
-        model, text = replace(calibration, tokens=FINETUNING_TOKENS).windows(planned.model)
+        text = replace(calibration, tokens=FINETUNING_TOKENS).windows()
     with clock.stage("quantisation-aware training"):
         windows, held_out = split(text, FINETUNING_HELD_OUT)
-        made = finetune(model, source.checkpoint, plan.formats, windows, held_out, steps=steps, seed=calibration.seed)
+        made = finetune(
+            source.model, source.checkpoint, plan.formats, windows, held_out, steps=steps, seed=calibration.seed
+        )
     halves = file_bytes(source.checkpoint, source.tokenizer, dict.fromkeys(plan.formats, "f16"))
     original, rounded, trained = made.original, made.rounded, made.trained
     note = (
         f"quantisation-aware training: next-token accuracy {_percent(trained.top1)} on held-out text, checkpoint "
-        f"{_percent(original.top1)}, without training {_percent(rounded.top1)}; KL {kl_text(rounded.kl)} to "
-        f"{kl_text(trained.kl)} nats; {_percent(1 - plan.bytes / halves)} less than 16 bits, in the file and in memory"
+        f"{_percent(original.top1)}, without training {_percent(rounded.top1)}; KL to the checkpoint "
+        f"from {kl_text(rounded.kl)} to {kl_text(trained.kl)} nats, as the weights learn the text; "
+        f"{_percent(1 - plan.bytes / halves)} less than 16 bits, in the file and in memory"
     )
     figures = {
         "top1_checkpoint": original.top1,
@@ -98,6 +107,13 @@ def finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clo
         "share_of_16_bits": plan.bytes / halves,
     }
     return Recovery(made.training.weights, trained.kl, note, figures)
+
+
+def _distillation_steps(checkpoint: Checkpoint) -> int:
+    """As many windows as cost `DISTILLATION_WORK`."""
+    weights = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors)
+    fewest, most = DISTILLATION_STEPS
+    return min(most, max(fewest, int(DISTILLATION_WORK / (weights * WINDOW))))
 
 
 def _require_quantised(plan: Plan, option: str) -> None:

@@ -34,7 +34,8 @@ class Zeros:
         """A sentence for the user."""
         return (
             f"pruned checkpoint: {100 * self.share:.1f} % of its layers' weights are zeros, {100 * self.kept:.1f} % of "
-            f"these in this file too; {GGUF_NOTE}; zlib packs it into {bytes_text(self.zlib_bytes)}"
+            f"these in this file too; {GGUF_NOTE}; zlib packs it into {bytes_text(self.zlib_bytes)}; KLs are to the "
+            "pruned checkpoint, not to what it was before"
         )
 
 
@@ -64,8 +65,8 @@ class ZeroCount:
             if name in self._names:
                 zeros = self._checkpoint.read(name) == 0
                 self._weights += zeros.size
-                self._zeros += np.count_nonzero(zeros)
-                self._kept += np.count_nonzero(zeros & (format_of(self._formats[name]).decode(blocks) == 0))
+                self._zeros += int(np.count_nonzero(zeros))
+                self._kept += int(np.count_nonzero(zeros & (format_of(self._formats[name]).decode(blocks) == 0)))
             yield name, blocks
 
     def of_file(self, path: Path) -> Zeros:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 from edgekit.models.divergence import WINDOW
 from edgekit.models.errors import InputError
 
-if TYPE_CHECKING:
-    import torch
-
 MINIMUM_WINDOWS = 4  # fewer say nothing about a model, and some are held out
-SAMPLED_AT_ONCE = 32
 _PIECE_CHARACTERS_PER_TOKEN = 32  # a piece of a long text holds several windows in any language
 
 
@@ -56,7 +52,9 @@ def calibration_windows(
     if not texts:
         if model is None:
             raise InputError("there is no calibration text and no model to sample it from: give --calib FILE")
-        return _sampled(tokenizer, model, wanted, length, rng)
+        from edgekit.models.sampled_text import sampled_windows
+
+        return sampled_windows(model, wanted, length, rng, bos=tokenizer.bos, eos=tokenizer.eos)
     stream = np.concatenate([_tokens(tokenizer, path, wanted, length) for path in texts])
     return _spread(stream, tokenizer.bos if tokenizer.add_bos else None, wanted, length, rng, texts)
 
@@ -122,62 +120,3 @@ def _spread(
     if bos is None:
         return windows
     return np.concatenate([np.full((count, 1), bos, dtype=np.int64), windows], axis=1)
-
-
-def _sampled(
-    tokenizer: CalibrationTokenizer, model: Any, wanted: int, length: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Windows drawn token by token from the model's own softmax; after EOS comes BOS, as a new document."""
-    import torch
-    from tqdm import tqdm
-
-    from edgekit.models.forward import head_logits, parts, quick_matmul
-
-    part = parts(model)
-    begin = next((token for token in (tokenizer.bos, tokenizer.eos) if token is not None), 0)
-    restart = tokenizer.eos if tokenizer.bos is not None else None
-    batches = []
-    progress = tqdm(total=wanted * length, desc="sampling text", unit="token", disable=None)
-    with quick_matmul(), torch.no_grad(), progress:
-        for start in range(0, wanted, SAMPLED_AT_ONCE):
-            rows = min(SAMPLED_AT_ONCE, wanted - start)
-            ids = torch.full((rows, length), begin, dtype=torch.int64)
-            cache = None
-            for position in range(1, length):
-                output = model.get_decoder()(
-                    input_ids=ids[:, position - 1 : position], past_key_values=cache, use_cache=True
-                )
-                cache = output.past_key_values
-                logits = head_logits(output.last_hidden_state[:, -1], part.head.weight, part.softcap)
-                drawn = draw(torch.softmax(logits, dim=1), torch.from_numpy(rng.random((rows, 1))))[:, 0]
-                if restart is not None:
-                    drawn = torch.where(ids[:, position - 1] == restart, begin, drawn)
-                ids[:, position] = drawn
-                progress.update(rows)
-            batches.append(ids.numpy())
-    return np.concatenate(batches)
-
-
-def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Samples (R, S) int64 from each row of non-negative weights (R, V), by inverting the cumulative sum.
-
-    `uniform` (R, S) is float64 in [0, 1). Two levels, blocks of 512 and then within one, keep a vocabulary of 262144
-    both quick and exact: a float32 sum over the whole row would lose its tail.
-    """
-    import torch
-
-    block = 512
-    rows, width = weights.shape
-    if width % block:
-        weights = torch.nn.functional.pad(weights, (0, block - width % block))
-    blocks = weights.reshape(rows, -1, block)
-    totals = blocks.sum(dim=2, dtype=torch.float32).double().cumsum(dim=1)  # (R, V / block)
-    target = uniform * totals[:, -1:]
-    chosen = torch.searchsorted(totals, target, right=True).clamp_(max=totals.shape[1] - 1)
-    within = torch.gather(blocks, 1, chosen[:, :, None].expand(-1, -1, block)).double().cumsum(dim=2)  # (R, S, block)
-    before = torch.where(chosen > 0, torch.gather(totals, 1, (chosen - 1).clamp_(min=0)), 0.0)
-    # scaled to the block's own total, since its float64 sum differs from the float32 one in the last bits
-    share = (target - before) / (torch.gather(totals, 1, chosen) - before)
-    inner = torch.searchsorted(within, (share.clamp(0.0, 1.0) * within[:, :, -1])[:, :, None], right=True)[:, :, 0]
-    last = (within < within[:, :, -1:]).sum(dim=2)  # the last token with any weight
-    return chosen * block + torch.minimum(inner, last)

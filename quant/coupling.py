@@ -11,6 +11,10 @@ so that block b is rounded as if its weights were W_b - sum_a U_ab^T E_a: GPTQ o
 Descent on block b, with all others fixed, does the same with E_b + O_bb^-1 sum_{a != b} O_ba E_a. Within a block the
 diagonals of D and O stand for them, and what descent finds is taken only where the whole falls.
 
+This helps where O is far from its diagonal, and what calibration saw of it holds for other text: queries and keys,
+whose gradients go through the softmax, have no such O. So it is asked of the windows held out what feedback does to
+white noise, and rows are taken as independent where that is little.
+
 Source: Tseng et al., arXiv 2505.22988 (YAQA: feedback from both sides).
 """
 
@@ -41,6 +45,19 @@ def outer_hessian(rows: FloatMatrix, correlation: FloatMatrix) -> FloatMatrix:
     return np.asarray(outer, dtype=np.float32)
 
 
+def noise_left(outer: FloatMatrix, judge: FloatMatrix) -> float:
+    """The cost under `judge` (N, N) of white noise with the feedback of `outer` (N, N), over its cost without any.
+
+    With F white, E follows from L E = F, where L is unit lower triangular in blocks: its cost is tr(judge (L^T L)^-1).
+    """
+    lower = np.eye(len(outer))
+    for block, feedback in _feedback(outer):
+        lower[block, : block.start] = feedback
+    shaped = np.linalg.inv(lower)
+    total = float(np.trace(judge, dtype=np.float64))
+    return float(np.vdot(judge @ shaped, shaped)) / total if total > 0 else 1.0
+
+
 def compensated_in_turn(
     values: FloatRows,
     format: Format,
@@ -50,12 +67,9 @@ def compensated_in_turn(
     order: NDArray[np.int32],
 ) -> Blocks:
     """GPTQ of `values` (N, K) in the scales of `plain` (N, B): `outer` (N, N) is O, `factor` and `order` are C's."""
-    upper = np.linalg.cholesky(outer[::-1, ::-1].astype(np.float64))[::-1, ::-1]  # upper @ upper^T = O
     result, errors = np.empty_like(plain), np.zeros_like(values)
-    for block in _blocks(len(values)):
-        before = slice(0, block.start)
-        feedback = np.linalg.solve(upper[block, block].T, upper[before, block].T)
-        wanted = values[block] - feedback.astype(np.float32) @ errors[before]
+    for block, feedback in _feedback(outer):
+        wanted = values[block] - feedback.astype(np.float32) @ errors[: block.start]
         result[block] = _native.compensate(format.name, wanted, plain[block], factor, order, threads())
         errors[block] = format.decode(result[block]) - values[block]
     return result
@@ -78,6 +92,14 @@ def descended_in_turn(
                 result[block] = found
                 errors[block] += step
     return result
+
+
+def _feedback(outer: FloatMatrix) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Each block of rows (B of them) with U_ab^T for all rows before it: (B, rows before)."""
+    upper = np.linalg.cholesky(outer[::-1, ::-1].astype(np.float64))[::-1, ::-1]  # upper @ upper^T = O
+    for block in _blocks(len(outer)):
+        feedback = np.linalg.solve(upper[block, block].T, upper[: block.start, block].T)
+        yield block, np.asarray(feedback, dtype=np.float64)
 
 
 def _blocks(rows: int) -> Iterator[slice]:

@@ -1,15 +1,17 @@
 """Distillation of what stays free in a quantised file: float16 block scales, norms and biases; the codes are frozen.
 
 KL(model || quantised) over all positions of the calibration windows is lowered by Adam (Kingma and Ba, arXiv 1412.6980)
-on relative changes: a scale d becomes d (1 + change), a vector's element v becomes v + rms(vector) change. The loss is
-that of the scales as float16 stores them, its gradient goes to the unrounded ones (straight-through, Bengio et al.,
-arXiv 1308.3432). Types, codes and sub-scales stay: the file is a stock GGUF of the same size. Windows that training
-never sees choose the best step, and the start is one of the steps.
+on relative changes: all scales of a layer's matrix row are multiplied by exp(change), a vector's element v becomes
+v + rms(vector) change. A block's scale alone, or a token's row of the embedding, moves the KL by less than the
+gradient's noise, so these have no change of their own. The loss is that of the scales as float16 stores them, its
+gradient goes to the unrounded ones (straight-through, Bengio et al., arXiv 1308.3432). Types, codes and sub-scales
+stay: the file is a stock GGUF of the same size. Windows that training never sees choose the best step, and the start is
+one of the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,21 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.models.checkpoint import Checkpoint
-from edgekit.models.forward import parameter_name, parts, replaced
+from edgekit.models.forward import parameter_name, replaced
 from edgekit.models.spec import MATRIX_ROLES, TensorSpec
 from edgekit.quant.formats import Blocks, Format
-from edgekit.quant.formats.block_scales import read_scales, scale_gradient, with_scales
+from edgekit.quant.formats.block_scales import read_scales, with_scales
 from edgekit.quant.teacher import Teacher, backward, gradients_taken, judge
 from edgekit.quant.training import Training, Weights, batches, train
 
 if TYPE_CHECKING:
     import torch
 
-STEPS = 64  # of a window each
-VECTOR_RATE = 1e-3  # learning rates; both fall to zero
-SCALE_RATE = 2e-4  # after descent the scales' gradient is mostly noise: larger steps in it do harm
-BETAS = (0.95, 0.99)
-CHUNK_WEIGHTS = 1 << 21  # of a matrix, decoded or differentiated at once
+PASSES = 2  # over the windows, at most: few windows taken often are learnt by heart
+VECTOR_RATE = 2e-3  # learning rates; both fall to zero
+ROW_RATE = 7e-4
+BETAS = (0.9, 0.99)
+UNTRAINED = ("embedding", "head")  # roles of matrices
 
 
 def distil(
@@ -42,17 +44,18 @@ def distil(
     windows: NDArray[np.integer],
     held_out: NDArray[np.integer],
     *,
+    steps: int,
     seconds: float,
     seed: int = 0,
 ) -> Training:
-    """Train the scales of `rounded` (matrix -> format, blocks) and all vectors to follow `model`, the checkpoint's own.
+    """Train scales of `rounded` (matrix -> format, blocks) and all vectors to follow `model`, the checkpoint's own.
 
     `windows` and `held_out` (W, T) are token ids; the losses are KLs in nats per token over all positions of
-    `held_out`. Takes about `seconds` at most; where training is done before, the same seed on the same machine gives
-    the same bits. The model is left as it was.
+    `held_out`. Takes at most `steps` of a window each, and about `seconds`; where training is done before, the same
+    seed on the same machine gives the same bits. The model is left as it was.
     """
     teacher = Teacher(model, np.concatenate([windows, held_out]))
-    order = batches(len(windows), 1, STEPS, seed)
+    order = batches(len(windows), 1, min(steps, PASSES * len(windows)), seed)
     with (
         replaced(model, _start_values(checkpoint, rounded), checkpoint.read),
         _student(model, checkpoint, rounded, teacher, np.arange(len(windows), len(teacher.ids))) as student,
@@ -60,38 +63,28 @@ def distil(
         return train(student, order, "distillation", seconds=seconds)
 
 
-class _Scales:
-    """One matrix's float16 scales in training; `parameter` holds what the blocks decode to."""
+class _Rows:
+    """One matrix in training: the logarithm of each row's scale; the parameter holds what the blocks decode to."""
 
-    def __init__(self, format: Format, blocks: Blocks, parameter: torch.nn.Parameter) -> None:
-        self.blocks, self.parameter = blocks, parameter
-        self._format = format
-        self._start = read_scales(format, blocks)  # (N, S, F)
-        self.change = _zeros(self._start.shape)
+    def __init__(self, format: Format, blocks: Blocks, module: Any) -> None:
+        import torch
 
-    def add_gradient(self, rows: NDArray[np.int64], gradient: torch.Tensor) -> None:
-        """Add to the scales' gradient what (R, K) at those rows of the decoded weights makes of it; no row twice."""
-        assert self.change.grad is not None
-        total = self.change.grad.numpy()
-        step = max(1, CHUNK_WEIGHTS // gradient.shape[1])
-        for first in range(0, len(rows), step):
-            chosen = rows[first : first + step]
-            piece = gradient[first : first + step].numpy()
-            total[chosen] += scale_gradient(self._format, self.blocks[chosen], piece) * self._start[chosen]
+        self.blocks, self.module = blocks, module
+        self.change = torch.zeros(len(blocks), requires_grad=True)
+        self._format, self._start = format, read_scales(format, blocks)  # (N, S, F)
 
-    def add_whole_gradient(self, gradient: torch.Tensor) -> None:
-        """`add_gradient` for all rows."""
-        self.add_gradient(np.arange(len(gradient)), gradient)
+    def scale(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """The module's output, unchanged but for the gradient's way to the change: a forward hook."""
+        product = output if module.bias is None else output - module.bias
+        return output + product * (self.change - self.change.detach())
 
     def write(self) -> None:
         """The change into new blocks, and these into the parameter."""
         import torch
 
-        self.blocks = with_scales(self._format, self.blocks, self._start * (1 + self.change.numpy()))
-        step = max(1, CHUNK_WEIGHTS // self.parameter.shape[1])
-        for start in range(0, len(self.blocks), step):
-            values = self._format.decode(self.blocks[start : start + step])
-            self.parameter.data[start : start + step] = torch.from_numpy(values)
+        scales = self._start * self.change.detach().exp().numpy()[:, None, None]
+        self.blocks = with_scales(self._format, self.blocks, scales)
+        self.module.weight.data.copy_(torch.from_numpy(self._format.decode(self.blocks)))
 
 
 class _Vector:
@@ -103,11 +96,10 @@ class _Vector:
         self.parameter = parameter
         self._start = torch.tensor(values)
         self._unit = (self._start + offset).square().mean().sqrt()
-        self.change = _zeros(self._start.shape)
+        self.change = torch.zeros_like(self._start)
 
-    def add_gradient(self, gradient: torch.Tensor) -> None:
-        assert self.change.grad is not None
-        self.change.grad += gradient * self._unit
+    def take_gradient(self, gradient: torch.Tensor) -> None:
+        self.change.grad = gradient * self._unit
 
     def write(self) -> None:
         """The change into the parameter."""
@@ -121,29 +113,22 @@ class _Student:
     model: Any
     teacher: Teacher
     held_out: NDArray[np.int64]  # of the teacher's windows
-    untrained: dict[str, Blocks]  # matrices stored as floating-point numbers
-    matrices: dict[str, _Scales]
+    untrained: dict[str, Blocks]
+    matrices: dict[str, _Rows]
     vectors: dict[str, _Vector]
     optimiser: torch.optim.Optimizer
 
     def gradients(self, windows: NDArray[np.int64]) -> None:
         """The gradient of the mean KL over the teacher's windows of those numbers into every change's."""
-        part = parts(self.model)
-        self.optimiser.zero_grad(set_to_none=False)
-        backward(
-            self.model,
-            self.teacher,
-            windows,
-            to_head=self._adder(part.head.weight),
-            to_embedding=self._adder(part.embedding.weight),
-        )
+        self.optimiser.zero_grad()
+        backward(self.model, self.teacher, windows)
 
     def learn(self, windows: NDArray[np.int64], rate: float) -> None:
         self.gradients(windows)
-        for group, own in zip(self.optimiser.param_groups, (SCALE_RATE, VECTOR_RATE), strict=True):
+        for group, own in zip(self.optimiser.param_groups, (ROW_RATE, VECTOR_RATE), strict=True):
             group["lr"] = own * rate
         self.optimiser.step()
-        owners: tuple[_Scales | _Vector, ...] = (*self.matrices.values(), *self.vectors.values())
+        owners: tuple[_Rows | _Vector, ...] = (*self.matrices.values(), *self.vectors.values())
         for owner in owners:
             owner.write()
 
@@ -156,12 +141,6 @@ class _Student:
             vectors={name: vector.parameter.detach().numpy().copy() for name, vector in self.vectors.items()},
         )
 
-    def _adder(self, parameter: torch.nn.Parameter) -> Callable[[NDArray[np.int64], torch.Tensor], None]:
-        for matrix in self.matrices.values():
-            if matrix.parameter is parameter:
-                return matrix.add_gradient
-        return lambda rows, gradient: None  # stored as floating-point numbers
-
 
 @contextmanager
 def _student(
@@ -171,29 +150,32 @@ def _student(
     teacher: Teacher,
     held_out: NDArray[np.int64],
 ) -> Iterator[_Student]:
-    """The student, while autograd's gradients go to it: no matrix's dense one lives longer than its reduction."""
+    """The student, while autograd's gradients go to it."""
     import torch
 
-    part, parameters = parts(model), dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
+    roles = {tensor.name: tensor.role for tensor in checkpoint.tensors}
     matrices = {
-        name: _Scales(format, blocks, parameters[parameter_name(name)])
+        name: _Rows(format, blocks, model.get_submodule(parameter_name(name).removesuffix(".weight")))
         for name, (format, blocks) in rounded.items()
-        if format.scales
+        if format.scales and roles[name] not in UNTRAINED
     }
     vectors = {
         tensor.name: _Vector(checkpoint.read(tensor.name), tensor.offset, parameters[parameter_name(tensor.name)])
         for tensor in _vectors(checkpoint)
     }
-    takers = {matrix.parameter: matrix.add_whole_gradient for matrix in matrices.values()}
-    for outer in (part.head.weight, part.embedding.weight):  # `backward` hands theirs out itself
-        takers.pop(outer, None)
-    takers |= {vector.parameter: vector.add_gradient for vector in vectors.values()}
     optimiser = torch.optim.Adam(
         [{"params": [owner.change for owner in owners.values()]} for owners in (matrices, vectors)], betas=BETAS
     )
-    untrained = {name: blocks for name, (format, blocks) in rounded.items() if not format.scales}
-    with gradients_taken(takers):
-        yield _Student(model, teacher, held_out, untrained, matrices, vectors, optimiser)
+    untrained = {name: blocks for name, (_, blocks) in rounded.items() if name not in matrices}
+    takers = {vector.parameter: vector.take_gradient for vector in vectors.values()}
+    handles = [matrix.module.register_forward_hook(matrix.scale) for matrix in matrices.values()]
+    try:
+        with gradients_taken(takers):
+            yield _Student(model, teacher, held_out, untrained, matrices, vectors, optimiser)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _start_values(
@@ -208,12 +190,3 @@ def _start_values(
 
 def _vectors(checkpoint: Checkpoint) -> list[TensorSpec]:
     return [tensor for tensor in checkpoint.tensors if tensor.role not in MATRIX_ROLES]
-
-
-def _zeros(shape: Sequence[int]) -> torch.Tensor:
-    """Zeros with a gradient of zeros, which is filled by hand."""
-    import torch
-
-    change = torch.zeros(*shape)
-    change.grad = torch.zeros_like(change)
-    return change

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
-from edgekit.models.spec import MATRIX_ROLES
 from edgekit.quant.candidates import carried_formats
 from edgekit.quant.compensation import compensated
 from edgekit.quant.formats import Format, format_of
@@ -22,24 +20,26 @@ from edgekit.quant.row_sample import draw_rows
 from edgekit.quant.statistics import MatrixStatistics
 
 
-def error_table(
+def error_rows(
     statistics: Iterable[MatrixStatistics], checkpoint: Checkpoint, formats: Sequence[str], *, seed: int = 0
-) -> list[Sensitivity]:
+) -> Iterator[tuple[str, tuple[Candidate, ...]]]:
     """Every matrix, as its statistics arrive, rounded to every format that carries it, with the error's quadratic KL.
 
-    The table comes in the order of `checkpoint.tensors`. `seed` draws the rows on which large matrices are evaluated,
-    at the cost that `Candidate.kl_error` states.
+    `seed` draws the rows on which large matrices are evaluated, at the cost that `Candidate.kl_error` states.
     """
-    tensors = {tensor.name: tensor for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES}
-    table: dict[str, Sensitivity] = {}
-    for matrix in tqdm(statistics, desc="error table", total=len(tensors), unit="matrix", disable=None):
-        tensor = tensors[matrix.name]
+    for matrix in statistics:
         values = checkpoint.read(matrix.name)
-        candidates = evaluate_formats(values, matrix, carried_formats(tuple(formats), values.shape[1]), seed=seed)
-        table[matrix.name] = Sensitivity(
-            tensor.name, tensor.role, tensor.layer, candidates, (values.shape[0], values.shape[1])
-        )
-    return [table[name] for name in tensors if name in table]
+        carried = carried_formats(tuple(formats), values.shape[1])
+        yield matrix.name, evaluate_formats(values, matrix, carried, seed=seed)
+
+
+def table_of(rows: Mapping[str, tuple[Candidate, ...]], checkpoint: Checkpoint) -> list[Sensitivity]:
+    """The rows in the order of `checkpoint.tensors`, with what the checkpoint knows of each matrix."""
+    return [
+        Sensitivity(tensor.name, tensor.role, tensor.layer, rows[tensor.name], (tensor.shape[0], tensor.shape[1]))
+        for tensor in checkpoint.tensors
+        if tensor.name in rows
+    ]
 
 
 def evaluate_formats(

@@ -15,8 +15,8 @@ token t the layer computes W x_t, and g_t is the gradient of that sum there. The
 Every fourth window's columns are kept apart: rounding is fitted on the others' and judged on these. What was judged
 best is then fitted on all of them.
 
-H_O is kept whole, as the correlation of its rows, where it is no larger than H_I: there it can be learnt from as many
-tokens, and rows whose errors are felt together can make up for one another (`coupling`).
+H_O is kept whole, as the correlation of its rows, where it is no larger than H_I and its use shows on the windows held
+out: there, rows whose errors are felt together can make up for one another (`coupling`).
 
 There is no further constant: rows carry the scale. s makes up for the cross terms of different tokens: with it the
 expected KL of white noise in W is the Fisher's own trace. It is near 1 in feed-forward layers; values, whose errors add
@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.forward import ROW_BLOCK, Parts, head_logits, parameter_name, parts, quick_matmul
+from edgekit.quant.coupling import noise_left, outer_hessian
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,7 @@ HELD_OUT_EVERY = 4  # one window of so many is held out
 RECORDED = "bfloat16"  # how a layer's inputs wait for its turn: half the memory, and noise that no moment shows
 # Of a looked-up row's frequency; the rest is the model's mean softmax, which foretells other text's tokens better.
 FREQUENCY_FROM_TEXT = 0.25
+WORTH_COUPLING = 0.95  # of white noise's KL held out: rows are taken as independent where feedback leaves more
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ def _head(part: Parts, hidden: torch.Tensor, held: torch.Tensor, generator: torc
     """
     import torch
 
-    from edgekit.models.calibration import draw
+    from edgekit.models.sampled_text import draw
 
     weight, softcap = part.head.weight, part.softcap
     vocab, width = weight.shape
@@ -359,7 +361,12 @@ class _Moments:
     def factors(self, tokens: int) -> _Factors:
         scale = self.coherent / self.independent if self.independent > 0 else 0.0
         factors = self.columns.factors(self.rows * (scale / tokens))
-        return factors if self.outer is None else replace(factors, correlation=_correlation(self.outer))
+        if self.outer is None:
+            return factors
+        correlation, rows = _correlation(self.outer), factors.term.rows
+        roots = np.sqrt(rows)
+        left = noise_left(outer_hessian(rows, correlation.fitted), correlation.held_out * roots * roots[:, None])
+        return replace(factors, correlation=correlation) if left < WORTH_COUPLING else factors
 
 
 def _correlation(outer: torch.Tensor) -> RowCorrelation:

@@ -1,7 +1,8 @@
 """The unchanged model as a teacher: the loss of a student against it, and its gradient, in blocks of rows.
 
 With a vocabulary of 262144 the logits of one window of 512 tokens take 512 MiB: the teacher's are computed anew in
-blocks of rows wherever they are needed, from its final hidden states and its own copy of the head.
+blocks of rows wherever they are needed, from its final hidden states and its own copy of the head, in bfloat16 where
+that loses nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     import torch
 
 STUDENT_LOGITS = 1 << 25  # alive at once: 128 MiB
-HEAD_ROWS = 1 << 14  # of the head, whose gradient is alive at once
+HEAD_ROWS = 1 << 14  # of the head, of which a float32 copy or the gradient is alive at once
 
-RowTaker: TypeAlias = "Callable[[NDArray[np.int64], torch.Tensor], None]"  # row numbers (R,), their gradient (R, D)
+ToRows: TypeAlias = Callable[[NDArray[np.int64], "torch.Tensor"], None]  # some rows' numbers (R,), gradient (R, D)
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ class Teacher:
         part = parts(model)
         self.ids = torch.as_tensor(np.asarray(windows, dtype=np.int64))
         self._states = torch.cat([hidden_states(model, window[None]) for window in self.ids])
-        self._head = part.head.weight.detach().clone()
+        self._head = _copied(part.head.weight.detach())
         self._softcap = part.softcap
+
+    @property
+    def head_bytes(self) -> int:
+        """Memory that its copy of the head takes."""
+        return self._head.nbytes
 
     def states(self, windows: NDArray[np.int64]) -> torch.Tensor:
         """The final hidden states (len(windows) * T, D) on some of the windows."""
@@ -55,7 +61,13 @@ class Teacher:
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(R, V) of its states (R, D)."""
-        return head_logits(states, self._head, self._softcap)
+        import torch
+
+        logits = torch.empty(len(states), len(self._head))
+        for first in range(0, len(self._head), HEAD_ROWS):
+            rows = slice(first, first + HEAD_ROWS)
+            logits[:, rows] = head_logits(states, self._head[rows].float(), self._softcap)
+        return logits
 
     def labels(self, windows: NDArray[np.int64]) -> torch.Tensor:
         """The next token (len(windows) * T,) after each position; -1 after a window's last."""
@@ -97,15 +109,15 @@ def backward(
     teacher: Teacher,
     windows: NDArray[np.int64],
     *,
-    to_head: RowTaker | None = None,
-    to_embedding: RowTaker | None = None,
+    to_head: ToRows | None = None,
+    to_embedding: ToRows | None = None,
     label_share: float = 0.0,
 ) -> None:
     """The gradient of (1 - label_share) KL(teacher || model) + label_share * nll, mean over positions of the windows.
 
     Parameters that require gradients get theirs from autograd. The head and the embedding should not: `to_head` and
-    `to_embedding`, where they are trained, are given the gradients of their rows piece by piece, as (row numbers (R,),
-    gradient (R, D)), the head's several times over, the embedding's only of rows that were looked up, after all others.
+    `to_embedding`, where given, take their rows' gradients piece by piece, as (row numbers (R,), gradient (R, D)), the
+    head's several times over, the embedding's only of rows that were looked up, after all others.
     """
     import torch
 
@@ -147,6 +159,16 @@ def gradients_taken(takers: Mapping[torch.nn.Parameter, Callable[[torch.Tensor],
             parameter.requires_grad_(False)
 
 
+def _copied(head: torch.Tensor) -> torch.Tensor:
+    """A copy (V, D), as bfloat16 where that holds the same values: it does where the checkpoint stores it so."""
+    import torch
+
+    short = head.bfloat16()
+    pieces = range(0, len(head), HEAD_ROWS)
+    same = all(torch.equal(short[i : i + HEAD_ROWS].float(), head[i : i + HEAD_ROWS]) for i in pieces)
+    return short if same else head.clone()
+
+
 @dataclass(frozen=True)
 class _Target:
     """What the student's probabilities should be: a mixture of the teacher's and the token that did follow."""
@@ -166,9 +188,7 @@ class _Target:
         return p
 
 
-def _head_gradient(
-    part: Parts, hidden: torch.Tensor, target: _Target, to_head: RowTaker | None
-) -> torch.Tensor:
+def _head_gradient(part: Parts, hidden: torch.Tensor, target: _Target, to_head: ToRows | None) -> torch.Tensor:
     """The gradient (R, D) at the final hidden states (R, D) of the mean cross-entropy with the target."""
     import torch
 
@@ -186,7 +206,9 @@ def _head_gradient(
             if slope is not None:
                 block.mul_(slope)
         gradient[start : start + step] = logits @ weight
-        for first in range(0, len(weight) if to_head else 0, HEAD_ROWS):
+        if to_head is None:
+            continue
+        for first in range(0, len(weight), HEAD_ROWS):
             numbers = np.arange(first, min(first + HEAD_ROWS, len(weight)))
             to_head(numbers, logits[:, first : first + HEAD_ROWS].T @ x)
     return gradient

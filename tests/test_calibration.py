@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgekit.models.calibration import _sampled, calibration_windows, draw, split
+from edgekit.models.calibration import calibration_windows, split
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.forward import load_model
+from edgekit.models.sampled_text import draw, sampled_windows
 from edgekit.models.tokenizer import load_tokenizer
 
 SAMPLE = Path(__file__).parent / "assets" / "sample"
@@ -176,10 +177,9 @@ def _uniform_rows(seed: int, rows: int, steps: int) -> list[np.ndarray]:
 
 def test_sampled_text_starts_a_new_document_after_eos(sample: tuple[Any, Any]) -> None:
     model, tokenizer = sample
-    plain = _sampled(tokenizer, model, 8, 64, np.random.default_rng(0))[:, 1:]
+    plain = sampled_windows(model, 8, 64, np.random.default_rng(0), bos=tokenizer.bos, eos=tokenizer.eos)[:, 1:]
     common = int(np.bincount(plain.reshape(-1)).argmax())
-    pretend = SimpleNamespace(bos=tokenizer.bos, eos=common)
-    windows = _sampled(pretend, model, 8, 64, np.random.default_rng(0))
+    windows = sampled_windows(model, 8, 64, np.random.default_rng(0), bos=tokenizer.bos, eos=common)
     ends = np.argwhere(windows[:, :-1] == common)
     assert len(ends) > 0
     assert (windows[ends[:, 0], ends[:, 1] + 1] == tokenizer.bos).all()
@@ -187,5 +187,5 @@ def test_sampled_text_starts_a_new_document_after_eos(sample: tuple[Any, Any]) -
 
 def test_sampled_without_bos_begins_with_eos(sample: tuple[Any, Any]) -> None:
     model, _ = sample
-    windows = _sampled(SimpleNamespace(bos=None, eos=EOS), model, 2, 8, np.random.default_rng(0))
+    windows = sampled_windows(model, 2, 8, np.random.default_rng(0), bos=None, eos=EOS)
     assert (windows[:, 0] == EOS).all()

@@ -251,6 +251,15 @@ def test_json_of_a_plan(calls: list[Any], tmp_path: Path, capfd: pytest.CaptureF
     assert found["kld_predicted"] == 0.01 and found["kld_measured"] == 0.011 and found["seconds"] == {"plan": 1.5}
 
 
+@pytest.mark.parametrize("kept", ["", " --work kept"])
+def test_a_plan_tells_how_it_goes_on(
+    kept: str, calls: list[Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "plan.json"
+    assert main([*shlex.split(f"plan {SAMPLE} --bpw 5 -o {path}{kept}")]) == 0
+    assert f"edgekit quantize {SAMPLE} --plan {path}{kept} -o model.gguf" in capfd.readouterr().out
+
+
 def test_stdout_is_given_back_after_an_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

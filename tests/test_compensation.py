@@ -9,6 +9,7 @@ import pytest
 from rounding_oracle import compensated as dense_compensated
 from rounding_oracle import parts_of
 
+from edgekit import _native
 from edgekit.models.errors import InputError
 from edgekit.quant import compensation, rounding, row_sample
 from edgekit.quant.compensation import DAMPING, LARGEST_PROPORTION, PROPORTION_STEP, compensated, descended, row_groups
@@ -112,6 +113,32 @@ def test_each_step_lowers_the_kl(name: str, terms: int) -> None:
     assert kls[1] < 0.9 * kls[0] and kls[2] < 0.98 * kls[1]
     np.testing.assert_array_equal(round_tensor(values, format, statistics, refinement=Refinement.GPTQ), first)
     np.testing.assert_array_equal(round_tensor(values, format, statistics, refinement=Refinement.NONE), plain)
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("name", ["q4_0", "iq4_nl", "q4_k", "q5_1", "q6_k"])
+def test_descent_starts_twice_and_keeps_the_better_row(name: str, terms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, statistics = make_matrix(40, 256, terms)
+    format = format_of(name)
+    plain = round_to_nearest(values, format, statistics.importance())
+    (start,) = compensated(values, [(format, plain)], statistics)
+    found = descended(values, format, start, statistics)
+    monkeypatch.setattr(compensation, "CHUNK_WEIGHTS", 3 * 256)
+    np.testing.assert_array_equal(descended(values, format, start, statistics), found)
+    bettered = 0
+    for group in row_groups(statistics.terms):
+        rows, hessian = group.rows, group.hessian
+        once, _ = _native.descend(format.name, values[rows], start[rows], hessian, compensation.SWEEPS, 1)
+        order, factor = group.order_and_factor()
+        again = _native.compensate(format.name, values[rows], once, factor, order, 1)
+        again, _ = _native.descend(format.name, values[rows], again, hessian, compensation.SWEEPS, 1)
+        for n, row in enumerate(rows):
+            errors = [format.decode(b[None])[0].astype(np.float64) - values[row] for b in (once[n], again[n])]
+            costs = [float(e @ hessian.astype(np.float64) @ e) for e in errors]
+            if abs(costs[0] - costs[1]) > 1e-4 * costs[0]:
+                np.testing.assert_array_equal(found[row], (once, again)[int(costs[1] < costs[0])][n])
+            bettered += costs[1] < costs[0]
+    assert bettered > 10
 
 
 def test_what_the_windows_held_out_do_not_confirm_is_not_taken() -> None:

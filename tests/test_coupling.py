@@ -11,7 +11,7 @@ from rounding_oracle import compensated as dense_compensated
 
 from edgekit.quant import coupling
 from edgekit.quant.compensation import compensated, descended, row_groups
-from edgekit.quant.coupling import DAMPING, outer_hessian
+from edgekit.quant.coupling import DAMPING, noise_left, outer_hessian
 from edgekit.quant.formats import format_of
 from edgekit.quant.quadratic import quadratic_kl
 from edgekit.quant.rounding import Refinement, round_tensor, round_to_nearest
@@ -73,6 +73,28 @@ def test_the_predicted_kl_counts_pairs_of_rows() -> None:
     some = np.array([1, 4, 7])
     part = quadratic_kl(values[some], format, blocks[some], statistics.of_rows(some)).sum()
     assert part == pytest.approx(dense_kl(error[some], outer[np.ix_(some, some)], statistics.held_out[0]), rel=1e-4)
+
+
+def test_white_noise_is_shaped_by_feedback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn: each block's own noise, and what the least of the whole, dense, makes of the blocks before it."""
+    monkeypatch.setattr(coupling, "ROWS_AT_ONCE", 8)
+    _, statistics = make_matrix(20, 32)
+    assert statistics.correlation is not None
+    rows = statistics.terms[0].rows
+    outer = outer_hessian(rows, statistics.correlation.fitted).astype(np.float64)
+    judge = dense_outer(statistics, statistics.correlation.held_out)
+    noise = np.random.default_rng(4).standard_normal((20, 100_000))
+    errors = np.zeros_like(noise)
+    for start in range(0, 20, 8):
+        here, left, done = slice(start, min(start + 8, 20)), slice(start, 20), slice(0, start)
+        moved = np.linalg.solve(outer[left, left], outer[left, done] @ errors[done])[: here.stop - start]
+        errors[here] = noise[here] - moved
+    exact = np.vdot(judge @ errors, errors) / np.vdot(judge @ noise, noise)
+    assert noise_left(outer.astype(np.float32), judge.astype(np.float32)) == pytest.approx(exact, rel=0.02)
+    assert exact < 0.9
+    apart = outer_hessian(rows, np.eye(20, dtype=np.float32))
+    assert noise_left(apart, judge.astype(np.float32)) == pytest.approx(1.0, rel=1e-6)
+    assert noise_left(apart, np.zeros((20, 20), np.float32)) == 1.0
 
 
 @pytest.mark.parametrize("name", ["q4_0", "q5_1", "iq4_nl"])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from gguf import GGMLQuantizationType
 
 import edgekit
 from edgekit import InputError, Target
+from edgekit.devices.predict import overhead_bytes
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.gguf_header import read_header
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import matrices
+from edgekit.quant.plan import Plan, matrices
 from edgekit.quant.plan_file import read_plan
+from edgekit.target import device_limit
 
 SAMPLE = Path(__file__).parent / "assets" / "sample"
 
@@ -81,6 +84,49 @@ def test_a_device_too_slow_for_the_kl_gets_the_best_that_fits_and_is_told(text: 
     assert made.plan.budget is not None and made.plan.budget.max_bytes is not None
     assert 0.99 * made.plan.budget.max_bytes <= made.bytes <= made.plan.budget.max_bytes
     assert made.plan.note is not None and "0.0001" in made.plan.note
+
+
+def test_speed_is_another_plan_than_size_and_kept_within_the_memory(text: Path, tmp_path: Path) -> None:
+    """At the command line: on a Cortex-A72 Q4_0 takes fewer cycles than Q4_K, at the same bytes and more KL."""
+    spec = open_checkpoint(SAMPLE).spec
+    small = tmp_path / "small.toml"  # half of its memory, less what runs beside the file, is 4.5 MB
+    profile = (Path(edgekit.__file__).parent / "devices" / "profiles" / "pi4b.toml").read_text(encoding="utf-8")
+    ram_bytes = 2 * (4_500_000 + overhead_bytes(spec, spec.context))
+    small.write_text(profile.replace("ram_bytes = 4_000_000_000", f"ram_bytes = {ram_bytes}"), encoding="utf-8")
+
+    def planned(device: str, objective: str, max_kl: float) -> tuple[dict[str, Any], Plan]:
+        path = tmp_path / f"{Path(device).stem}-{objective}.json"
+        command = [
+            "edgekit",
+            "plan",
+            str(SAMPLE),
+            "--device",
+            device,
+            "--objective",
+            objective,
+            "--max-kl",
+            str(max_kl),
+        ]
+        command += ["--calib", str(text), "--work", str(tmp_path / "work"), "--json", "-o", str(path)]
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), read_plan(path)
+
+    (size, sized), (speed, fast), (tight, tightest) = (
+        planned("pi4b", "size", 0.02),
+        planned("pi4b", "speed", 0.02),
+        planned(str(small), "speed", 1e-4),
+    )
+    limit = device_limit(Target(device="pi4b", objective="speed"), spec)
+    assert limit is not None and limit.time is not None
+    seconds = [limit.time.total(fast.sensitivities, plan.formats) for plan in (sized, fast)]
+    assert seconds[1] < 0.99 * seconds[0] and fast.bytes >= sized.bytes
+    assert max(size["kld_measured"], speed["kld_measured"]) < 0.02 * 1.1
+    assert size["decode_tps_predicted"] is None
+    assert speed["decode_tps_predicted"] == pytest.approx(1 / seconds[1]) == fast.facts["decode_tps_predicted"]
+    assert tightest.budget is not None and tightest.budget.max_bytes == 4_500_000
+    assert 0.98 * 4_500_000 < tight["bytes"] <= 4_500_000 and "0.0001" in tight["notes"][0]
+    assert 15 < tight["decode_tps_predicted"] < speed["decode_tps_predicted"]
 
 
 def test_an_impossible_size_names_the_smallest_file(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from edgekit.cli import main
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.gguf_header import read_header
 from edgekit.models.spec import MATRIX_ROLES
-from edgekit.quant import distillation
 from edgekit.quant.formats import format_of
 
 
@@ -27,7 +26,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """(a random checkpoint with a context of 256, a text of some thousand tokens), of which little is trained on."""
     monkeypatch.setattr(recovery, "FINETUNING_HELD_OUT", 2)
     monkeypatch.setattr(recovery, "FINETUNING_TOKENS", 2048)
-    monkeypatch.setattr(distillation, "STEPS", 8)
+    monkeypatch.setattr(recovery, "DISTILLATION_STEPS", (8, 8))
     text = tmp_path / "text.txt"
     root = Path(__file__).parent.parent
     text.write_text((root / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
@@ -57,8 +56,8 @@ def test_the_file_holds_what_was_trained(
 ) -> None:
     checkpoint, text = tiny
     target = Target(bpw=6.0, formats=("q4_0", "q8_0"))
-    plain = edgekit.quantize(checkpoint, tmp_path / "plain.gguf", target, calib=[text], report=False)
-    made = edgekit.quantize(checkpoint, tmp_path / "made.gguf", target, calib=[text], report=False, **options)
+    plain = edgekit.quantize(checkpoint, tmp_path / "plain.gguf", target, calib=[text])
+    made = edgekit.quantize(checkpoint, tmp_path / "made.gguf", target, calib=[text], **options)
     (trained,) = made_by_training
     assert made.plan.formats == plain.plan.formats and made.bytes == plain.bytes == made.path.stat().st_size
     assert made.sha256 != plain.sha256
@@ -73,6 +72,12 @@ def test_the_file_holds_what_was_trained(
             wanted = trained.weights.vectors[tensor.name]
         assert np.allclose(written.read(tensor.name), wanted, atol=1e-6), tensor.name
     assert made.kld_measured == trained.kld_measured and made.training == trained.figures
+    if "distil" in options:  # the model that the steps are measured with is as it was before
+        *steps, last = made.ablation
+        assert tuple(steps) == plain.ablation and len(steps) == 4
+        assert (last.step, last.kl) == ("+ distillation", made.kld_measured)
+    else:
+        assert made.ablation == ()
     assert trained.note in made.notes
 
 

@@ -30,7 +30,7 @@ from edgekit.quant.rescaling import (
 )
 from edgekit.quant.rounding import Refinement, round_tensor
 from edgekit.quant.row_sample import RowSample, draw_rows, inclusion_probabilities
-from edgekit.quant.sensitivity import error_table, evaluate_formats
+from edgekit.quant.sensitivity import error_rows, evaluate_formats, table_of
 from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
 
 
@@ -198,7 +198,7 @@ def test_the_table_has_the_file_order_whatever_the_statistics_order() -> None:
         {"embed": "embedding", "norm": "norm", "down": "down"},
     )
     arriving = iter([replace(second_statistics, name="down"), replace(first_statistics, name="embed")])
-    table = error_table(arriving, checkpoint, ("q4_0", "q4_k"))
+    table = table_of(dict(error_rows(arriving, checkpoint, ("q4_0", "q4_k"))), checkpoint)
     assert [s.name for s in table] == ["embed", "down"]
     assert [s.role for s in table] == ["embedding", "down"]
     assert [s.shape for s in table] == [(20, 64), (10, 256)]
@@ -208,8 +208,8 @@ def test_the_table_has_the_file_order_whatever_the_statistics_order() -> None:
 def test_stand_ins() -> None:
     values, statistics = make_matrix(10, 96, 1)
     checkpoint = checkpoint_of({"m": values}, {"m": "q"})
-    table = error_table(iter([statistics]), checkpoint, ("q4_k", "q6_k"))
-    assert {c.format for c in table[0].candidates} == {"iq4_nl", "q8_0"}
+    (row,) = error_rows(iter([statistics]), checkpoint, ("q4_k", "q6_k"))
+    assert {c.format for c in row[1]} == {"iq4_nl", "q8_0"}
 
 
 def test_bf16_where_float16_overflows() -> None:

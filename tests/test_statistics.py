@@ -14,11 +14,12 @@ import pytest
 import torch
 from models_random import VARIANTS, random_checkpoint, variant_id
 
-import edgekit.models.calibration
+import edgekit.models.sampled_text
 import edgekit.quant.statistics as statistics_module
-from edgekit.models.calibration import calibration_windows, draw
+from edgekit.models.calibration import calibration_windows
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.forward import HeldOut, Parts, load_model, parts, replaced
+from edgekit.models.sampled_text import draw
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.quant.statistics import FREQUENCY_FROM_TEXT, MatrixStatistics, _head, collect, held_out
@@ -46,7 +47,7 @@ def labels(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
         drawn.append(draw(weights, uniform))
         return drawn[-1]
 
-    monkeypatch.setattr(edgekit.models.calibration, "draw", record)
+    monkeypatch.setattr(edgekit.models.sampled_text, "draw", record)
     return drawn
 
 
@@ -87,6 +88,7 @@ def test_every_term_equals_dense_autograd(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(statistics_module, "RECORDED", "float32")
+    monkeypatch.setattr(statistics_module, "WORTH_COUPLING", np.inf)
     checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", variant[0], **variant[1]))
     model = load_model(checkpoint)
     found = {statistics.name: statistics for statistics in collect(model, checkpoint, IDS, seed=4)}
@@ -246,6 +248,21 @@ def ratios(
         noise *= np.float32((target / predicted_kl(statistics[name], noise)) ** 0.5)
         with replaced(model, {name: values + noise}.items(), checkpoint.read):
             yield name, measure.kld() / target
+
+
+def test_rows_are_coupled_where_that_holds_for_other_text() -> None:
+    """Those that write to the residual stream; queries and keys are not, whose gradients pass through the softmax."""
+    checkpoint = open_checkpoint(SAMPLE)
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    windows = calibration_windows(tokenizer, [], tokens=8 * 512, seed=1, model=model)
+    coupled = {s.name: s.correlation is not None for s in collect(model, checkpoint, windows, seed=2)}
+    for layer in range(checkpoint.spec.layers):
+        names = {role: f"model.layers.{layer}.{role}_proj.weight" for role in ("self_attn.q", "self_attn.k")}
+        assert not any(coupled[name] for name in names.values())
+        assert coupled[f"model.layers.{layer}.self_attn.o_proj.weight"]
+        assert coupled[f"model.layers.{layer}.mlp.down_proj.weight"]
+        assert not coupled[f"model.layers.{layer}.mlp.up_proj.weight"]  # more rows than columns
+    assert not coupled["model.embed_tokens.weight"]
 
 
 def test_prediction_is_within_a_factor_of_two_on_the_sample() -> None:

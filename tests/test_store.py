@@ -6,21 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from models_random import random_checkpoint
 
 import edgekit
-from edgekit import InputError
+from edgekit import InputError, calibrating
 from edgekit.models.spec import TensorSpec
+from edgekit.quant.plan import Candidate
 from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics, RowCorrelation
-from edgekit.quant.store import Store, store_key, work_folder
-
-SAMPLE = Path(__file__).parent / "assets" / "sample"
+from edgekit.quant.store import Store, kept_windows, store_key, work_folder
 
 
 def make_statistics(name: str, terms: int = 1) -> MatrixStatistics:
@@ -47,35 +46,42 @@ def assert_same(found: MatrixStatistics, expected: MatrixStatistics) -> None:
 
 
 def test_statistics_come_back(tmp_path: Path) -> None:
-    expected = {"model/a.weight": make_statistics("model/a.weight"), "tied": make_statistics("tied", terms=2)}
-    runs = []
-
-    def collect() -> Iterator[MatrixStatistics]:
-        runs.append(1)
-        yield from expected.values()
-
-    for _ in range(2):
-        store = Store(tmp_path / "key")
-        found = {matrix.name: matrix for matrix in store.collected(list(expected), collect)}
-        assert found.keys() == expected.keys()
-        for name, matrix in expected.items():
-            assert_same(found[name], matrix)
-            assert_same(store.statistics(name), matrix)
-    assert len(runs) == 1
+    expected = [make_statistics("model/a.weight"), make_statistics("tied", terms=2)]
+    store = Store(tmp_path / "key")
+    for matrix in expected:
+        assert not store.complete([other.name for other in expected])
+        store.keep(matrix)
+    store = Store(tmp_path / "key")
+    assert store.complete([matrix.name for matrix in expected])
+    for matrix in expected:
+        assert_same(store.statistics(matrix.name), matrix)
 
 
-def test_half_of_the_statistics_are_none(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        list(store.collected(["a", "b"], lambda: interrupted([make_statistics("a")])))
-    assert not store.complete(["a", "b"])
-    list(store.collected(["a", "b"], lambda: iter([make_statistics("a"), make_statistics("b")])))
-    assert store.complete(["a", "b"])
+def test_candidates_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    row = (Candidate("q4_0", 1000, 0.1 + 0.2, 1e-300), Candidate("f16", 4000, 0.0, 1 / 3))
+    Store(tmp_path).keep_candidates("a", ("q4_0", "f16"), row)
+    assert Store(tmp_path).candidates("a", ("f16", "q4_0")) == row
+    assert Store(tmp_path).candidates("a", ("q4_0",)) is None
+    assert Store(tmp_path).candidates("b", ("q4_0", "f16")) is None
 
 
-def interrupted(matrices: list[MatrixStatistics]) -> Iterator[MatrixStatistics]:
-    yield from matrices
-    raise KeyboardInterrupt
+def test_a_plan_is_measured_once(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> np.ndarray:
+        made.append(1)
+        return np.full(5, len(made) / 3)
+
+    plans = [
+        ({"a": "q4_0", "b": "q8_0"}, "GPTQ"),
+        ({"a": "q8_0", "b": "q4_0"}, "GPTQ"),
+        ({"a": "q4_0", "b": "q8_0"}, "DESCENT"),
+        ({"a": "q4_0"}, "GPTQ"),
+    ]
+    first = [Store(tmp_path).klds(*plan, make) for plan in plans]
+    again = [Store(tmp_path).klds(dict(reversed(formats.items())), how, make) for formats, how in plans]
+    assert len(made) == 4
+    np.testing.assert_array_equal(first, again)
 
 
 def test_blocks_are_made_once_per_matrix_format_and_method(tmp_path: Path) -> None:
@@ -86,7 +92,7 @@ def test_blocks_are_made_once_per_matrix_format_and_method(tmp_path: Path) -> No
         return np.full((3, 18), len(made), np.uint8)
 
     store = Store(tmp_path)
-    kinds = [("a", "q4_0", True), ("a", "q4_0", False), ("a", "q5_0", True), ("b", "q4_0", True)]
+    kinds = [("a", "q4_0", "GPTQ"), ("a", "q4_0", "NONE"), ("a", "q5_0", "GPTQ"), ("b", "q4_0", "GPTQ")]
     first = [store.blocks(*kind, make) for kind in kinds]
     again = [Store(tmp_path).blocks(*kind, make) for kind in kinds]
     assert len(made) == 4
@@ -102,21 +108,42 @@ def test_blocks_whose_making_fails_are_not_there(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.blocks("a", "q4_0", True, fail)
-    assert (store.blocks("a", "q4_0", True, lambda: np.ones((1, 18), np.uint8)) == 1).all()
+        store.blocks("a", "q4_0", "GPTQ", fail)
+    assert (store.blocks("a", "q4_0", "GPTQ", lambda: np.ones((1, 18), np.uint8)) == 1).all()
 
 
-@pytest.mark.parametrize("keep", [0, 10, 200])
+@pytest.mark.parametrize("keep", [0, 10, 100])
 def test_a_damaged_file_is_named(keep: int, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    list(store.collected(["a"], lambda: iter([make_statistics("a")])))
-    store.blocks("a", "q4_0", True, lambda: np.ones((40, 18), np.uint8))
-    for path in [*tmp_path.rglob("*.npz"), *tmp_path.rglob("*.npy")]:
+    uses = {
+        ".npz": lambda: store.statistics("a"),
+        ".json": lambda: store.candidates("a", ("q4_0",)),
+        "blocks/": lambda: store.blocks("a", "q4_0", "GPTQ", lambda: np.ones((40, 18), np.uint8)),
+        "klds/": lambda: store.klds({"a": "q4_0"}, "GPTQ", lambda: np.ones(40)),
+        "windows.npy": lambda: kept_windows(tmp_path, lambda: np.ones((2, 40), np.int64)),
+    }
+    store.keep(make_statistics("a"))
+    store.keep_candidates("a", ("q4_0",), [Candidate("q4_0", 18 * 10**9, 0.123456789012345, 1e-17)] * 3)
+    for use in uses.values():
+        use()
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
         path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"\.npz is damaged: remove it"):
-        store.statistics("a")
-    with pytest.raises(InputError, match=r"\.npy is damaged: remove it"):
-        store.blocks("a", "q4_0", True, lambda: np.ones((40, 18), np.uint8))
+    for name, use in uses.items():
+        with pytest.raises(InputError, match=r" is damaged: remove it, and it will be made again$") as caught:
+            use()
+        assert name in str(caught.value).replace(os.sep, "/")
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", '[["q4_0", 1, "x", 0]]', '[["q9", 1, 0, 0]]', '[["q4_0", 1, NaN, 0]]', "[[]]"]
+)
+def test_a_row_that_is_no_row_is_named(text: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.keep_candidates("a", ("q4_0",), [])
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"\.json is damaged"):
+        store.candidates("a", ("q4_0",))
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -155,35 +182,71 @@ def test_the_users_folder_stays_and_a_temporary_one_goes(tmp_path: Path) -> None
     assert not folder.exists()
 
 
-KILLED_AFTER = """
+KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 import edgekit
-from edgekit.quant.store import Store
+from edgekit.quant import store
 left = int(sys.argv[4])
-keep = Store.blocks
-def blocks(self, name, format, refinement, make):
+write = store.atomic_write
+def atomic_write(path):
     global left
     left -= 1
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    return keep(self, name, format, refinement, make)
-Store.blocks = blocks
-edgekit.quantize(sys.argv[1], Path(sys.argv[2]), edgekit.Target(formats=("q4_0",)), work=Path(sys.argv[3]),
-                 report=False)
+    return write(path)
+store.atomic_write = atomic_write
+edgekit.quantize(sys.argv[1], Path(sys.argv[2]), edgekit.Target(bpw=6.0), work=Path(sys.argv[3]), report=False)
 """
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, edgekit.Artifact]:
+    """A small random checkpoint, and what is made of it without --work."""
+    folder = tmp_path_factory.mktemp("alone")
+    checkpoint = random_checkpoint(folder / "model", "gemma3", layers=2)
+    return checkpoint, edgekit.quantize(checkpoint, folder / "m.gguf", edgekit.Target(bpw=6.0), report=False)
+
+
+def made_alike(first: edgekit.Artifact, second: edgekit.Artifact) -> bool:
+    return (first.sha256, first.plan, first.kld_measured) == (second.sha256, second.plan, second.kld_measured)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kills by a POSIX signal")
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while it rounds, and again later; the third time it ends with the bytes of a run that was left alone."""
+def test_a_killed_run_goes_on_to_the_same_bytes(alone: tuple[Path, edgekit.Artifact], tmp_path: Path) -> None:
+    """Killed as it collects statistics, makes the table, measures: at last it ends as a run that was left alone."""
+    checkpoint, expected = alone
     output, work = tmp_path / "m.gguf", tmp_path / "work"
-    for calls in (5, 40):
-        done = subprocess.run([sys.executable, "-c", KILLED_AFTER, str(SAMPLE), str(output), str(work), str(calls)])
-        assert done.returncode == -signal.SIGKILL
-        assert not output.exists()
-    kept = sum(1 for _ in work.rglob("*.npy"))
-    assert kept >= 5
-    resumed = edgekit.quantize(SAMPLE, output, edgekit.Target(formats=("q4_0",)), work=work, report=False)
-    alone = edgekit.quantize(SAMPLE, tmp_path / "b.gguf", edgekit.Target(formats=("q4_0",)), report=False)
-    assert resumed.sha256 == alone.sha256
+    for more, reached in ((6, "statistics"), (35, "blocks"), (45, "klds")):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED_AT, str(checkpoint), str(output), str(work), str(more)], capture_output=True
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not output.exists() and not list(work.rglob("*.partial"))
+        assert any(work.rglob(f"{reached}/*"))
+    resumed = edgekit.quantize(checkpoint, output, edgekit.Target(bpw=6.0), work=work, report=False)
+    assert made_alike(resumed, expected)
+
+
+def test_another_budget_takes_what_is_known(
+    alone: tuple[Path, edgekit.Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics, the table and the probes' KLs; the same budget again needs not even the model."""
+    checkpoint, expected = alone
+    work = tmp_path / "work"
+    first = edgekit.quantize(checkpoint, tmp_path / "a.gguf", edgekit.Target(bpw=7.0), work=work, report=False)
+
+    def again(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("this is known")
+
+    for name in ("collect", "calibration_windows"):
+        monkeypatch.setattr(calibrating, name, again)
+    monkeypatch.setattr("edgekit.quant.sensitivity.evaluate_formats", again)
+    measured = len(list(work.rglob("klds/*")))
+    other = edgekit.quantize(checkpoint, tmp_path / "b.gguf", edgekit.Target(bpw=6.0), work=work, report=False)
+    assert made_alike(other, expected)
+    assert 0 < len(list(work.rglob("klds/*"))) - measured < 10  # the plan and its swaps, no probe
+    monkeypatch.setattr(calibrating, "load_model", again)
+    for target, before in ((7.0, first), (6.0, other)):
+        made = edgekit.quantize(checkpoint, tmp_path / "c.gguf", edgekit.Target(bpw=target), work=work, report=False)
+        assert made_alike(made, before)

@@ -165,7 +165,7 @@ def test_the_line_takes_the_swapped_plan_and_shows_what_was_tried() -> None:
     choice = allocate(table, budget, 100)
     plan = Plan("0" * 64, choice.formats, choice.bytes, choice.kl, table, choice.curve, fixed_bytes=100, budget=budget)
     rounded = Rounded(open_checkpoint(Path(__file__).parent / "assets" / "sample"))
-    calibrated = Calibrated(table, (), rounded, Measured(), None, np.zeros((1, 8), np.int64))  # type: ignore[arg-type]
+    calibrated = Calibrated(table, (), rounded, Measured(), "0" * 64)  # type: ignore[arg-type]
     found = swapped(Planned(plan, rounded, world.kl(plan.formats)), budget, calibrated, Clock())
     assert found.plan.formats != plan.formats and found.plan.bytes <= 4_400_100
     assert found.plan.bytes == 100 + cost(list(table), found.plan.formats, Budget())

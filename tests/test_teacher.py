@@ -105,3 +105,19 @@ def test_gradients_equal_plain_autograd(
         difference = (found[name] - expected.grad).abs().max()
         assert difference < 1e-3 * expected.grad.abs().max(), name
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["bfloat16", "float32"])
+def test_the_teachers_logits_are_those_of_its_head_as_it_was(
+    short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.quant.teacher.HEAD_ROWS", 1000)
+    model = load_model(open_checkpoint(random_checkpoint(tmp_path / "model", "llama")))
+    head = model.lm_head.weight
+    head.copy_(head.bfloat16() if short else head * 1.001)
+    teacher = Teacher(model, IDS)
+    states = teacher.states(CHOSEN)
+    expected = states.double() @ head.double().T
+    head.zero_()  # what the student makes of it later
+    assert teacher.head_bytes == head.numel() * (2 if short else 4)
+    assert torch.allclose(teacher.logits(states).double(), expected, atol=1e-5)

@@ -103,7 +103,7 @@ WorkOption = Annotated[
     typer.Option(
         "--work",
         metavar="DIR",
-        help="Keep statistics and rounded matrices here; a run that was stopped goes on from them.",
+        help="Keep what is learnt and rounded here; a stopped run, or one for another size, goes on from it.",
         show_default=False,
     ),
 ]

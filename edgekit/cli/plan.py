@@ -73,6 +73,7 @@ def command(
             }
         )
         return
+    kept = "" if work is None else f" --work {work}"
     counts: dict[str, int] = {}
     for name in plan.formats.values():
         counts[name] = counts.get(name, 0) + 1
@@ -87,6 +88,6 @@ def command(
             ("types", ", ".join(f"{count} × {name}" for name, count in sorted(counts.items()))),
             *(("note", note) for note in result.notes),
             ("time", seconds_text(sum(result.seconds.values()))),
-            ("next", f"edgekit quantize {checkpoint} --plan {output_path} -o model.gguf"),
+            ("next", f"edgekit quantize {checkpoint} --plan {output_path}{kept} -o model.gguf"),
         ]
     )

@@ -94,17 +94,13 @@ def points(bench: Bench, findings: Findings, sizes: list[Point], peers: list[str
 def ablation(bench: Bench, findings: Findings, sizes: list[str]) -> None:
     """The files of one plan for each size, with one more step at a time."""
     for size in sizes:
-        plan = bench.work / f"plan-{size}.json"
-        common = ("--calib", bench.calib, "--work", bench.statistics, "--seed", bench.seed)
-        bench.edgekit("plan", bench.checkpoint, "--size", size, "-o", plan, *common)
+        plan = bench.planned(f"plan-{size}.json", "--size", size)
         part, first = f"ablation at {size}", 0.0
         for name, path in _step_files(bench, plan):
             row = findings.row(part, name, **bench.judged(path))
             first = first or row["kld_mean"]
             row["share_of_first"] = row["kld_mean"] / first
-        path = bench.work / f"distilled-{size}.gguf"
-        follow = ("--plan", plan, "--work", bench.statistics, "--distil", "--no-report")
-        ran = bench.edgekit("quantize", bench.checkpoint, "-o", path, *follow)
+        path, ran = bench.followed(plan, "--distil")
         row = findings.row(part, "+ distillation", **bench.judged(path), **_run(ran))
         row["share_of_first"] = row["kld_mean"] / first
 
@@ -129,9 +125,10 @@ def training(bench: Bench, findings: Findings) -> None:
 
 
 def _distillation(bench: Bench, findings: Findings) -> None:
-    klds = []
-    for name, options in (("edgekit --bpw 4.5", ()), ("edgekit --bpw 4.5 --distil", ("--distil",))):
-        path, ran = bench.calibrated(f"{'-'.join(['bpw', *options])}.gguf", "--bpw", 4.5, "--no-report", *options)
+    klds, plan = [], bench.planned("plan-4.5-bits.json", "--bpw", 4.5)
+    for options in ((), ("--distil",)):
+        path, ran = bench.followed(plan, *options)
+        name = " ".join(("edgekit --bpw 4.5", *options))
         klds.append(findings.row("training", name, **bench.judged(path), **_run(ran))["kld_mean"])
     findings.ask("--distil at 4.5 bits per weight: share of the KLD without", klds[1] / klds[0], DISTILLED_SHARE)
 
@@ -141,9 +138,10 @@ def _quantisation_aware(bench: Bench, findings: Findings) -> None:
     full = bench.base.stat().st_size
     halves = full - sum(int(t.n_bytes) for t in gguf.GGUFReader(bench.base).tensors if len(t.shape) > 1) // 2
     size = str(min(int(SHARE_OF_F16 * halves), int(SHARE_OF_F32 * full)))
-    row: Row = {}
-    for name, options in ((f"edgekit --size {size}", ()), (f"... --qat {QAT_STEPS}", ("--qat", QAT_STEPS))):
-        path, ran = bench.calibrated(f"half{'-qat' if options else ''}.gguf", "--size", size, "--no-report", *options)
+    plan, row = bench.planned("plan-half.json", "--size", size), Row()
+    for options in ((), ("--qat", QAT_STEPS)):
+        name = " ".join(map(str, ("edgekit --size", size, *options)))
+        path, ran = bench.followed(plan, *options)
         against = ("--reference", bench.checkpoint, "--text", bench.text, "--chunks", bench.chunks)
         found = bench.edgekit("eval", path, *against).document
         accuracy = {key: found[key] for key in ("top1", "top1_reference")}

@@ -158,6 +158,19 @@ class Bench:
         common = ("--calib", self.calib, "--work", self.statistics, "--seed", self.seed)
         return path, self.edgekit("quantize", self.checkpoint, "-o", path, *common, *options)
 
+    def planned(self, name: str, *budget: object) -> Path:
+        """A plan file by `edgekit plan`; its statistics are kept."""
+        path = self.work / name
+        common = ("--calib", self.calib, "--work", self.statistics, "--seed", self.seed)
+        self.edgekit("plan", self.checkpoint, "-o", path, *common, *budget)
+        return path
+
+    def followed(self, plan: Path, *options: object) -> tuple[Path, Ran]:
+        """A file made by `edgekit quantize --plan` with the statistics kept, and trained where options say so."""
+        path = plan.with_name("".join([plan.stem, *map(str, options), ".gguf"]))
+        common = ("--plan", plan, "--calib", self.calib, "--work", self.statistics, "--no-report")
+        return path, self.edgekit("quantize", self.checkpoint, "-o", path, *common, *options)
+
     def plain(self, name: str, checkpoint: str | Path) -> Path:
         """The checkpoint as a float32 GGUF."""
         path = self.work / name
