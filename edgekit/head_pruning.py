@@ -79,7 +79,7 @@ def prune_heads(
         model = load_model(smaller)
         quality["pruned"] = judge(model, teacher, windows.judged)
     with clock.stage("repair"):
-        repaired = repair(whole, model, teacher, removal.structure, windows.seen, windows.held_out)
+        repaired = repair(whole, model, teacher, windows.seen, windows.held_out)
         left = of_model(smaller, model)
         quality["repaired"] = judge(model, teacher, windows.judged)
     del whole
