@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Factors:
-    """Per layer and unit, float32; layers with fewer units than the largest have some at the end that mean nothing."""
+    """Per layer and unit, float32; of layers with fewer units than the largest the last few mean nothing."""
 
     heads: torch.Tensor  # (layers, heads)
     channels: torch.Tensor  # (layers, channels)
@@ -30,9 +30,7 @@ class Factors:
         """1 for what the structure keeps of its unpruned model, 0 for what it does not."""
         import torch
 
-        return cls(
-            torch.from_numpy(structure.head_mask()).float(), torch.from_numpy(structure.channel_mask()).float()
-        )
+        return cls(torch.from_numpy(structure.head_mask()).float(), torch.from_numpy(structure.channel_mask()).float())
 
     def trainable(self) -> Factors:
         """A copy that takes gradients."""

@@ -1,7 +1,7 @@
 """Recovery: the matrices of a pruned model's layers, trained to predict what the unpruned model predicts.
 
-Adam (Kingma and Ba, arXiv 1412.6980) lowers KL(unpruned || pruned) with a share of the text's own -log p(next token), as
-in Hinton et al., arXiv 1503.02531; a matrix steps in proportion to its own root mean square. Embedding and head stay,
+Adam (Kingma and Ba, arXiv 1412.6980) lowers KL(unpruned || pruned) with a share of the text's own -log p(next token)
+(Hinton et al., arXiv 1503.02531); a matrix steps in proportion to its own root mean square. Embedding and head stay,
 since every token's row would need text of its own, and so do norms and biases. Windows that training never sees choose
 the best step, and the start is one of the steps.
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 LABEL_SHARE = 0.1  # of the loss
-LEARNING_RATE = 5e-3  # of a matrix's root mean square; falls to zero
+LEARNING_RATE = 1e-3  # of a matrix's root mean square; falls to zero
 BETAS = (0.9, 0.95)
 STATE = "recovery.pt"
 
@@ -76,7 +76,7 @@ def recover(
                     student.judge()
                     if folder is not None:
                         student.save(folder / STATE)
-                bar.set_postfix_str(f"held-out loss {student.losses[0]:.5f}, best {student.losses[student.best_step]:.5f}")
+                bar.set_postfix_str(f"held-out loss {student.losses[0]:.5f}, best {min(student.losses.values()):.5f}")
                 bar.update()
         losses, best = student.losses, student.best_step
         student.take_best()
@@ -96,7 +96,7 @@ class _Student:
     step: int = 0
     best_step: int = 0
     best: dict[str, torch.Tensor] = field(default_factory=dict)
-    losses: dict[int, float] = field(default_factory=dict)  # held out, at the steps that were judged
+    losses: dict[int, float] = field(default_factory=dict)  # by step, on the windows held out
 
     def learn(self, windows: NDArray[np.int64], rate: float) -> None:
         """One step on those of the teacher's windows, with the learning rates times `rate`."""

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgekit.quant.factors import Factors, multiplied
-from edgekit.quant.head_scores import HeadScore, UnitCosts
+from edgekit.quant.head_scores import Candidates, HeadScore, UnitCosts
 from edgekit.quant.structure import Goal, Structure, Unit, remove
 from edgekit.quant.teacher import Judgement, Teacher, judge
 
 ROUNDS = 4
-WINDOWS = 32  # that scores look at, spread evenly over those there are
+WINDOWS = 32  # that scores look at
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,23 @@ def choose(
 
     `teacher` is `model` as it is, `windows` and `held_out` are numbers of its windows. The model is left as it was.
     """
-    chosen = windows[np.linspace(0, len(windows), WINDOWS, endpoint=False).astype(int)]
+    looked_at, kinds = spread(windows, WINDOWS), tuple(goal.kind for goal in goals)
     rounds: list[Round] = []
     for number in tqdm(range(1, ROUNDS + 1), desc="choosing heads", unit="round", disable=None):
-        costs = score.score(model, teacher, np.unique(chosen), structure)
+        totals = [goal.total * number // ROUNDS for goal in goals]
+        if all(sum(structure.removed(goal.kind)) >= total for goal, total in zip(goals, totals, strict=True)):
+            continue  # the last round's units were large
+        costs = score.score(Candidates(model, teacher, looked_at, structure, kinds))
         gone: list[Unit] = []
-        for goal in goals:
+        for goal, total in zip(goals, totals, strict=True):
             of_kind = costs.channels if goal.kind == "channels" else costs.heads
-            structure, units = remove(structure, of_kind, goal, goal.total * number // ROUNDS)
+            structure, units = remove(structure, of_kind, goal, total)
             gone += units
         with multiplied(model, Factors.keeping(structure)):
             rounds.append(Round(tuple(gone), costs, judge(model, teacher, held_out)))
     return Removal(structure, tuple(rounds))
+
+
+def spread(windows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Those of the windows, or `most` of them from all over."""
+    return windows[np.arange(most) * len(windows) // most] if len(windows) > most else windows

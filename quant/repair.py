@@ -1,16 +1,21 @@
 """Output projections refitted to make up for the heads and channels that went, by ridge least squares.
 
-Layer after layer, on the pruned model's own hidden states: o_proj's weights W become those that minimise
+Layer after layer, on the pruned model's own hidden states, o_proj's and then down_proj's weights W become those that
+minimise
 
-    sum over tokens of |W x + h' - (y + h)|^2 / |y + h|^2  +  ridge |W - W0|^2
+    mean over tokens of |W x - target|^2 / |scale|^2  +  ridge |W - W0|^2
 
-where x is its input, y what the unpruned model's o_proj gives for the same token, h' and h the residual streams of both to which that is added, and W0 what pruning left.
+where x is the projection's input and W0 what pruning left. Where its output goes straight to the residual stream, the
+target is what takes the pruned model's stream to the unpruned one's, so that every projection also makes up for what
+the ones before could not, and the scale is that stream, by whose size the next norm divides. Gemma has a norm in
+between: there target and scale are the unpruned projection's own output. Windows held out choose the ridge, and a
+projection that gains nothing on them stays as it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +24,20 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgekit.models.forward import parts, quick_matmul
-from edgekit.quant.structure import Structure
+from edgekit.quant.removal import spread
 from edgekit.quant.teacher import Teacher
 
 if TYPE_CHECKING:
     import torch
 
-RIDGES = tuple(10.0**exponent for exponent in range(-5, 3))  # of the moment's mean diagonal
-STREAM = True
-DOWN = True
+WINDOWS = 64  # to fit on
+RIDGES = tuple(10.0**exponent for exponent in range(-5, 3))  # of the input moment's mean eigenvalue
+NO_ERROR = 1e-9  # float32's rounding, squared: nothing has gone before here
 
 
 @dataclass(frozen=True)
 class Refit:
-    """One projection: its error on windows held out before and after, and the ridge; None where it stayed."""
+    """A projection's relative squared error on windows held out, before and after; ridge None: it stayed as it was."""
 
     name: str
     before: float
@@ -42,101 +47,181 @@ class Refit:
 
 @dataclass(frozen=True)
 class Repaired:
+    """The projections in the order of the forward pass."""
+
     refits: tuple[Refit, ...]
 
 
-class Stream:
-    """A model's residual stream on some windows, layer after layer; every call takes one window."""
+@quick_matmul()
+def repair(
+    whole: Any, model: Any, teacher: Teacher, windows: NDArray[np.int64], held_out: NDArray[np.int64]
+) -> Repaired:
+    """Refit `model`, the pruned one, in place to follow `whole`; windows are numbers of the teacher's."""
+    fit_on = spread(windows, WINDOWS)
+    ids = teacher.ids[np.concatenate([fit_on, held_out])]
+    walk = _Walk(_Stream(whole, ids), _Stream(model, ids), len(fit_on))
+    layers = tqdm(range(len(parts(model).layers)), desc="repair", unit="layer", disable=None)
+    return Repaired(tuple(refit for layer in layers for refit in walk.layer(layer)))
+
+
+class _Stream:
+    """A model's residual stream (W, T, D) on some windows, taken through one layer after another."""
 
     def __init__(self, model: Any, ids: torch.Tensor) -> None:
+        """`ids` (W, T); what a layer is called with besides the stream is the same for all windows."""
         import torch
 
-        self.layers = parts(model).layers
+        part = parts(model)
+        self.layers = part.layers
         self._arguments: list[dict[str, Any]] = []
-        handles = [
-            layer.register_forward_pre_hook(lambda _m, _a, kwargs: self._arguments.append(kwargs), with_kwargs=True)
-            for layer in self.layers
-        ]
-        self.hidden = []
-        first = self.layers[0].register_forward_pre_hook(lambda _m, args: self.hidden.append(args[0]))
-        with torch.no_grad():
-            model.get_decoder()(input_ids=ids[:1], use_cache=False)
-        self.hidden = parts(model).embedding(ids)
-        for h in (*handles, first): h.remove()
 
-    def run(self, index: int) -> Iterator[torch.Tensor]:
-        import torch
+        def keep(_module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._arguments.append(kwargs)
 
-        for window in self.hidden:
+        handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers]
+        try:
             with torch.no_grad():
-                out = self.layers[index](window[None], **self._arguments[index])
-            yield out[0] if isinstance(out, tuple) else out
+                model.get_decoder()(input_ids=ids[:1], use_cache=False)
+                self.hidden = part.embedding(ids)
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    def advance(self, index):
+    def through(self, layer: int, *watches: _Watch) -> torch.Tensor:
+        """The stream after that layer; the watches see what goes through its projections."""
         import torch
-        self.hidden = torch.cat(list(self.run(index)))
+
+        ends = []
+        with ExitStack() as stack, torch.no_grad():
+            for watch in watches:
+                stack.enter_context(watch)
+            for window in self.hidden:
+                end = self.layers[layer](window[None], **self._arguments[layer])
+                ends.append(end[0] if isinstance(end, tuple) else end)
+        return torch.cat(ends)
 
 
-@contextmanager
-def caught(linear: Any, what: list[Any]):
-    h = linear.register_forward_hook(lambda _m, args, output: what.append((args[0][0], output[0])))
-    try:
-        yield
-    finally:
-        h.remove()
+class _Watch:
+    """A projection's outputs (W, T, D), and its inputs (W, T, K) where they are wanted, while the block lasts."""
+
+    def __init__(self, projection: Any, *, inputs: bool) -> None:
+        self._projection = projection
+        self._inputs: list[torch.Tensor] | None = [] if inputs else None
+        self._outputs: list[torch.Tensor] = []
+
+    def __enter__(self) -> None:
+        def hook(_module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            self._outputs.append(output)
+            if self._inputs is not None:
+                self._inputs.append(args[0])
+
+        self._handle = self._projection.register_forward_hook(hook)
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    @property
+    def outputs(self) -> torch.Tensor:
+        import torch
+
+        return torch.cat(self._outputs)
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        import torch
+
+        assert self._inputs is not None
+        return torch.cat(self._inputs)
 
 
-@quick_matmul()
-def repair(whole: Any, model: Any, teacher: Teacher, structure: Structure, windows: NDArray[np.int64], held_out: NDArray[np.int64]) -> Repaired:
-    import torch
+@dataclass
+class _Walk:
+    """Both models' streams at the same layer; the first `fit_on` windows are to fit on, the others are held out."""
 
-    ids = torch.cat([teacher.ids[windows], teacher.ids[held_out]])
-    n = len(windows)
-    a, b = Stream(whole, ids), Stream(model, ids)
-    refits = []
-    for i in tqdm(range(len(a.layers)), desc="repair", unit="layer", disable=None):
-        ys, zs = [], []
-        with caught(a.layers[i].self_attn.o_proj, ys), caught(a.layers[i].mlp.down_proj, zs):
-            out = list(a.run(i))
-        ys = [y for _, y in ys]; zs = [z for _, z in zs]
-        mid = [h + y for h, y in zip(a.hidden, ys, strict=True)]
-        xs=[]
-        with caught(b.layers[i].self_attn.o_proj, xs): list(b.run(i))
-        xs=[x for x,_ in xs]
-        target=[m - h for m, h in zip(mid, b.hidden)] if STREAM else ys
-        refits.append(fit(f"{i}.o", b.layers[i].self_attn.o_proj, xs, target, [1/m.square().mean(1) for m in mid], n))
-        if DOWN:
-            xs=[]; cs=[]
-            with caught(b.layers[i].mlp.down_proj, xs), caught(b.layers[i].self_attn.o_proj, cs): list(b.run(i))
-            mid2=[h+y for h,(_,y) in zip(b.hidden, cs)]
-            xs=[x for x,_ in xs]
-            end=[o[0] for o in out]
-            target=[e - m for e, m in zip(end, mid2)] if STREAM else zs
-            refits.append(fit(f"{i}.d", b.layers[i].mlp.down_proj, xs, target, [1/m.square().mean(1) for m in end], n))
-        a.hidden = torch.cat(out)
-        b.advance(i)
-    return Repaired(tuple(refits))
+    whole: _Stream
+    pruned: _Stream
+    fit_on: int
+
+    def layer(self, index: int) -> Iterator[Refit]:
+        """Refit the layer's projections, one after the other, and go on to the next layer."""
+        whole, pruned, name = self.whole.layers[index], self.pruned.layers[index], f"model.layers.{index}"
+        straight = not hasattr(pruned, "post_feedforward_layernorm")  # to the stream, with no norm in between
+        attention, feed_forward = (
+            _Watch(projection, inputs=False) for projection in (whole.self_attn.o_proj, whole.mlp.down_proj)
+        )
+        end = self.whole.through(index, attention, feed_forward)
+
+        now = _Watch(pruned.self_attn.o_proj, inputs=True)
+        self.pruned.through(index, now)
+        target, found = attention.outputs, now.outputs
+        if straight:
+            target, found = self.whole.hidden + target, self.pruned.hidden + found
+        yield self._refit(f"{name}.self_attn.o_proj", pruned.self_attn.o_proj, now.inputs, target, found)
+
+        now = _Watch(pruned.mlp.down_proj, inputs=True)
+        found = self.pruned.through(index, now)
+        target, found = (end, found) if straight else (feed_forward.outputs, now.outputs)
+        yield self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, now.inputs, target, found)
+
+        self.whole.hidden, self.pruned.hidden = end, self.pruned.through(index)
+
+    def _refit(self, name: str, linear: Any, x: torch.Tensor, target: torch.Tensor, found: torch.Tensor) -> Refit:
+        """Change the linear (D, K), whose inputs are x, so that what is `found` (W, T, D) comes nearer the target."""
+        import torch
+
+        if linear.bias is not None:
+            x = torch.nn.functional.pad(x, (0, 1), value=1.0)
+        error, weights = target - found, 1 / target.square().mean(dim=-1)
+        fit, held_out = (
+            _Moments.of(x[side], error[side], weights[side])
+            for side in (slice(None, self.fit_on), slice(self.fit_on, None))
+        )
+        best = Refit(name, held_out.error, held_out.error, None)
+        if held_out.error < NO_ERROR:
+            return best
+        for ridge, change in fit.solutions():
+            after = held_out.after(change)
+            if after < best.after:
+                best, kept = Refit(name, held_out.error, after, ridge), change
+        if best.ridge is not None:
+            columns = linear.in_features
+            linear.weight.data += kept[:, :columns]
+            if linear.bias is not None:
+                linear.bias.data += kept[:, columns]
+        return best
 
 
-def fit(name, linear, xs, ys, ws, n):
-    import torch
-    w0 = linear.weight.detach().double()
-    def moments(xs, ys, ws):
-        g = torch.zeros(w0.shape[1], w0.shape[1], dtype=torch.float64); c = torch.zeros(w0.shape, dtype=torch.float64); e=0.
-        for x, y, w in zip(xs, ys, ws, strict=True):
-            r = y - x @ linear.weight.T
-            g += ((x*w[:,None]).T @ x).double(); c += (r.T @ (x*w[:,None])).double(); e += float((r.square().mean(1)*w).double().sum())
-        T=len(xs)*len(xs[0])
-        return g/T, c/T, e/T
-    g, c, e = moments(xs[:n], ys[:n], ws[:n])
-    gh, ch, eh = moments(xs[n:], ys[n:], ws[n:])
-    lam, q = torch.linalg.eigh(g)
-    best = (eh, None, None)
-    cq = c @ q
-    N = len(w0)
-    for ridge in RIDGES:
-        d = (cq / (lam + ridge*lam.mean())) @ q.T
-        err = eh + float(((d @ gh) * d).sum() - 2*(d*ch).sum())/N
-        if err < best[0]: best = (err, ridge, d)
-    if best[2] is not None: linear.weight.data += best[2].float()
-    return Refit(name, eh, best[0], best[1])
+@dataclass(frozen=True)
+class _Moments:
+    """Weighted means over tokens, float64."""
+
+    inputs: torch.Tensor  # (K, K) x x^T
+    cross: torch.Tensor  # (D, K) error x^T
+    error: float  # |error|^2 / D
+
+    @classmethod
+    def of(cls, x: torch.Tensor, error: torch.Tensor, weights: torch.Tensor) -> _Moments:
+        """x (W, T, K), error (W, T, D), weights (W, T)."""
+        import torch
+
+        inputs = torch.zeros(x.shape[2], x.shape[2], dtype=torch.float64)
+        cross = torch.zeros(error.shape[2], x.shape[2], dtype=torch.float64)
+        for window_x, window_error, weight in zip(x, error, weights, strict=True):
+            weighted = window_x * weight[:, None]
+            inputs += weighted.T @ window_x
+            cross += window_error.T @ weighted
+        total = (error.square().mean(dim=2) * weights).double().mean()
+        return cls(inputs / weights.numel(), cross / weights.numel(), float(total))
+
+    def solutions(self) -> Iterator[tuple[float, torch.Tensor]]:
+        """The best change (D, K) of the weights under each ridge."""
+        import torch
+
+        values, vectors = torch.linalg.eigh(self.inputs)
+        along, mean = self.cross @ vectors, values.mean()
+        for ridge in RIDGES:
+            yield ridge, (along / (values + ridge * mean)) @ vectors.T
+
+    def after(self, change: torch.Tensor) -> float:
+        """The error that is left by a change (D, K) of the weights."""
+        return self.error + float(((change @ self.inputs - 2 * self.cross) * change).sum()) / len(change)

@@ -1,45 +1,85 @@
-"""Gates: a trained factor per unit, the weights frozen.
+"""Gates: a factor per unit, trained with the weights frozen.
 
-Adam (Kingma and Ba, arXiv 1412.6980) lowers KL(model || gated model) plus an L1 penalty on the gates (Voita et al., arXiv 1905.09418, with
-L0; Liu et al., arXiv 1708.06519, with L1): the penalty shrinks every gate until the KL resists as much, and a gate near 0 belongs to a unit that the model
-does without. Gates stay within 0 and 1.
+Adam (Kingma and Ba, arXiv 1412.6980) lowers KL(model || gated model) plus an L1 penalty on the probabilities that the
+gates are open at all. A gate is stochastic, as in Voita et al., arXiv 1905.09418: hard concrete (Louizos et al., arXiv
+1712.01312), which is exactly 0 or exactly 1 most of the time and has a derivative in between. Plain factors with an L1
+penalty do not work here: the next norm divides out what the heads of a layer have in common, so that all shrink
+together and cost nothing, and a small one is not one that can go.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgekit.models.spec import ModelSpec
 from edgekit.quant.factors import Factors, multiplied
-from edgekit.quant.head_scores.score import UnitCosts
-from edgekit.quant.structure import Structure
-from edgekit.quant.teacher import Teacher, backward
-from edgekit.quant.training import batches, windows_per_step
+from edgekit.quant.head_scores.score import Candidates, UnitCosts
+from edgekit.quant.teacher import backward
+from edgekit.quant.training import batches
+
+if TYPE_CHECKING:
+    import torch
+
+TEMPERATURE = 2 / 3  # Louizos's, and the ends that are stretched beyond 0 and 1
+LOW, HIGH = -0.1, 1.1
+START = 2.0  # of the log odds: three in four draws are wide open
 
 
 @dataclass(frozen=True)
 class Gates:
-    steps: int = 32
-    penalty: float = 0.01  # nats per token and gate
-    rate: float = 0.05
+    """Log odds of every gate; a KV group that goes as a whole has one for all of its heads."""
 
-    def score(self, model: Any, teacher: Teacher, windows: NDArray[np.int64], structure: Structure) -> UnitCosts:
+    passes: int = 2  # over the windows
+    penalty: float = 0.01  # nats per token: what a unit must be worth
+    rate: float = 0.1  # of Adam; falls to zero
+
+    def score(self, candidates: Candidates) -> UnitCosts:
+        """The log odds after one step for each window and pass."""
         import torch
 
-        kept = Factors.keeping(structure)
-        gates = kept.trainable()
-        optimiser = torch.optim.Adam([gates.heads], lr=self.rate, betas=(0.9, 0.99))
-        order = batches(len(windows), 4, self.steps, 0)
-        with multiplied(model, gates):
-            for i, chosen in enumerate(order):
-                optimiser.zero_grad()
-                backward(model, teacher, windows[chosen])
-                gates.heads.grad += self.penalty
-                for g in optimiser.param_groups: g["lr"] = self.rate * (1 - i / self.steps)
-                optimiser.step()
-                with torch.no_grad():
-                    gates.heads.clamp_(0, 1).mul_(kept.heads)
-        return UnitCosts.of(gates)
+        kept, kinds = Factors.keeping(candidates.structure), candidates.kinds
+        owners = _owners(kept.heads, candidates.structure.spec, whole_groups="groups" in kinds)
+        heads, channels = (torch.full_like(units, START) for units in (kept.heads, kept.channels))
+        trained = [heads] * (set(kinds) != {"channels"}) + [channels] * ("channels" in kinds)
+        optimiser = torch.optim.Adam([odds.requires_grad_() for odds in trained], betas=(0.9, 0.99))
+        generator = torch.Generator().manual_seed(0)
+        steps = self.passes * len(candidates.windows)
+        for step, chosen in enumerate(batches(len(candidates.windows), 1, steps, seed=0)):
+            gates = Factors(
+                kept.heads * drawn(heads, generator).gather(1, owners) if heads.requires_grad else kept.heads,
+                kept.channels * drawn(channels, generator) if channels.requires_grad else kept.channels,
+            )
+            with multiplied(candidates.model, gates):
+                backward(candidates.model, candidates.teacher, candidates.windows[chosen])
+            for odds in trained:
+                (self.penalty * open_probability(odds).sum()).backward()
+            optimiser.param_groups[0]["lr"] = self.rate * (1 - step / steps)
+            optimiser.step()
+            optimiser.zero_grad()
+        return UnitCosts.of(Factors(heads.detach().gather(1, owners), channels))
+
+
+def drawn(odds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A gate within 0 and 1, ends included, for each of the log odds."""
+    import torch
+
+    uniform = torch.rand(odds.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+    return (torch.sigmoid((uniform.logit() + odds) / TEMPERATURE) * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
+def open_probability(odds: torch.Tensor) -> torch.Tensor:
+    """That the gate is not 0."""
+    return (odds - TEMPERATURE * math.log(-LOW / HIGH)).sigmoid()
+
+
+def _owners(heads: torch.Tensor, spec: ModelSpec, *, whole_groups: bool) -> torch.Tensor:
+    """(layers, heads) which head's gate each one has: its own, or its KV group's first one's."""
+    import torch
+
+    owners = torch.arange(heads.shape[1]).repeat(len(heads), 1)
+    if whole_groups:
+        for row, count, groups in zip(owners, spec.heads, spec.kv_heads, strict=True):
+            row -= row % (count // groups)
+    return owners

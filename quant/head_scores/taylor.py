@@ -6,30 +6,28 @@ The loss is -log p(next token), not the KL from the teacher, whose derivative is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.quant.factors import Factors, multiplied
-from edgekit.quant.head_scores.score import UnitCosts
-from edgekit.quant.structure import Structure
-from edgekit.quant.teacher import Teacher, backward
+from edgekit.quant.head_scores.score import Candidates, UnitCosts
+from edgekit.quant.teacher import backward
 
 
 @dataclass(frozen=True)
 class Taylor:
-    """Molchanov et al., arXiv 1906.10771."""
+    """Molchanov et al., arXiv 1906.10771, with a window as an example."""
 
-    def score(self, model: Any, teacher: Teacher, windows: NDArray[np.int64], structure: Structure) -> UnitCosts:
+    def score(self, candidates: Candidates) -> UnitCosts:
         """One backward pass over each window."""
         import torch
 
-        factors = Factors.keeping(structure).trainable()
+        model, windows = candidates.model, candidates.windows
+        factors = Factors.keeping(candidates.structure).trainable()
         squares = Factors(torch.zeros_like(factors.heads), torch.zeros_like(factors.channels))
         with multiplied(model, factors):
             for window in windows:
-                backward(model, teacher, np.array([window]), label_share=1.0)
+                backward(model, candidates.teacher, np.array([window]), label_share=1.0)
                 for factor, square in ((factors.heads, squares.heads), (factors.channels, squares.channels)):
                     assert factor.grad is not None
                     square.addcmul_(factor.grad, factor.grad, value=1 / len(windows))

@@ -1,0 +1,151 @@
+"""Scores of heads and channels against finite differences, norms by hand and units that do nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models_random import random_checkpoint
+from pruned_models import CUTS, masked, structure_named
+
+from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.forward import load_model, parts
+from edgekit.quant.factors import Factors, multiplied
+from edgekit.quant.head_scores import SCORES, Candidates, Gates, HeadScore, Magnitude, Taylor
+from edgekit.quant.head_scores.gates import drawn, open_probability
+from edgekit.quant.structure import Kind, Structure
+from edgekit.quant.teacher import Teacher, backward, judge
+
+IDS = np.random.default_rng(0).integers(0, 4096, (3, 40))
+STEP = 3e-3
+
+
+def opened(folder: Path, family: str = "llama", **options: Any) -> tuple[Checkpoint, Any]:
+    checkpoint = open_checkpoint(random_checkpoint(folder / "model", family, **options))
+    return checkpoint, load_model(checkpoint)
+
+
+def candidates(
+    model: Any, structure: Structure, kinds: tuple[Kind, ...] = ("heads", "channels"), windows: int = 3
+) -> Candidates:
+    return Candidates(model, Teacher(model, IDS), np.arange(windows), structure, kinds)
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_factors_of_a_structure_are_its_mask(tmp_path: Path, name: str) -> None:
+    checkpoint, model = opened(tmp_path)
+    structure = structure_named(name, checkpoint.spec, channels=(96, 50, 64))
+    ids = torch.from_numpy(IDS)
+    with masked(model, structure):
+        expected = model(ids).logits
+    with multiplied(model, Factors.keeping(structure)):
+        assert torch.equal(model(ids).logits, expected)
+    assert not torch.equal(model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_gradients_of_factors_equal_finite_differences(tmp_path: Path, family: str) -> None:
+    """Of the KL, at random factors. The model is in float64, though its norms compute in float32."""
+    checkpoint, model = opened(tmp_path, family)
+    model.double()
+    teacher, chosen = Teacher(model, IDS), np.array([2, 0])
+    generator = torch.Generator().manual_seed(1)
+    start = Factors.keeping(Structure.full(checkpoint.spec))
+    for values in (start.heads, start.channels):
+        values.mul_(torch.rand(values.shape, generator=generator))
+    found = start.trainable()
+    with multiplied(model, found):
+        backward(model, teacher, chosen)
+    for name, places in (("heads", ((0, 0), (1, 3), (2, 2))), ("channels", ((0, 5), (2, 95)))):
+        gradient = getattr(found, name).grad
+        for place in places:
+            sides = []
+            for step in (STEP, -STEP):
+                moved = start.trainable()
+                getattr(moved, name).data[place] += step
+                with multiplied(model, moved), torch.no_grad():
+                    sides.append(judge(model, teacher, chosen).kl)
+            slope = (sides[0] - sides[1]) / (2 * STEP)
+            assert float(gradient[place]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
+
+
+def test_taylor_is_the_mean_square_of_each_windows_derivative(tmp_path: Path) -> None:
+    checkpoint, model = opened(tmp_path, "qwen3")
+    structure = structure_named("heads-per-layer", checkpoint.spec)
+    found, teacher = Taylor().score(candidates(model, structure)), Teacher(model, IDS)
+    heads, channels = np.zeros(found.heads.shape), np.zeros(found.channels.shape)
+    for window in range(3):
+        factors = Factors.keeping(structure).trainable()
+        with multiplied(model, factors):
+            backward(model, teacher, np.array([window]), label_share=1.0)
+        assert factors.heads.grad is not None and factors.channels.grad is not None
+        heads += factors.heads.grad.numpy() ** 2 / 3
+        channels += factors.channels.grad.numpy() ** 2 / 3
+    np.testing.assert_allclose(found.heads, heads, rtol=1e-4)
+    np.testing.assert_allclose(found.channels, channels, rtol=1e-4)
+
+
+def test_magnitude_is_a_product_of_norms(tmp_path: Path) -> None:
+    checkpoint, model = opened(tmp_path, head_dim=32)
+    found = Magnitude().score(candidates(model, Structure.full(checkpoint.spec)))
+    for layer in range(3):
+        read = {
+            name: checkpoint.read(f"model.layers.{layer}.{name}_proj.weight")
+            for name in ("self_attn.o", "self_attn.v", "mlp.down", "mlp.up")
+        }
+        for head in range(4):
+            columns, rows = slice(head * 32, head * 32 + 32), slice(head // 2 * 32, head // 2 * 32 + 32)
+            norm = np.linalg.norm(read["self_attn.o"][:, columns]) * np.linalg.norm(read["self_attn.v"][rows])
+            assert found.heads[layer, head] == pytest.approx(norm, rel=1e-5)
+        for channel in (0, 95):
+            norm = np.linalg.norm(read["mlp.down"][:, channel]) * np.linalg.norm(read["mlp.up"][channel])
+            assert found.channels[layer, channel] == pytest.approx(norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_what_does_nothing_costs_least_and_the_model_stays(tmp_path: Path, name: str) -> None:
+    """A KV group and a channel whose outputs nobody reads; another layer has lost heads already."""
+    checkpoint, model = opened(tmp_path)
+    layer = parts(model).layers[1]
+    layer.self_attn.o_proj.weight[:, 32:64] = 0  # heads 2 and 3: the second group
+    layer.mlp.down_proj.weight[:, 7] = 0
+    before = {key: values.clone() for key, values in model.state_dict().items()}
+    score: HeadScore = Gates(passes=10) if name == "gates" else SCORES[name]
+    structure = structure_named("heads-per-layer", checkpoint.spec)
+    costs = score.score(candidates(model, structure, ("groups", "channels")))
+    kept = np.where(structure.head_mask(), costs.heads, np.inf)
+    groups = kept[1].reshape(2, 2).sum(axis=1)
+    assert groups[1] < groups[0] and set(np.argsort(kept, axis=None)[:2]) == {6, 7}
+    assert costs.channels[1].argmin() == 7
+    assert all(torch.equal(values, before[key]) for key, values in model.state_dict().items())
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_group_that_goes_as_a_whole_has_one_gate(tmp_path: Path) -> None:
+    checkpoint, model = opened(tmp_path)
+    full = Structure.full(checkpoint.spec)
+    of_groups = Gates(passes=2).score(candidates(model, full, ("groups",)))
+    of_heads = Gates(passes=2).score(candidates(model, full, ("heads",)))
+    assert np.array_equal(of_groups.heads[:, 0::2], of_groups.heads[:, 1::2])
+    assert len(np.unique(of_groups.heads)) == 6 and len(np.unique(of_heads.heads)) == 12
+    assert len(np.unique(of_groups.channels)) == 1  # not asked for
+
+
+def test_gates_are_open_as_often_as_their_probability_says() -> None:
+    generator = torch.Generator().manual_seed(3)
+    for odds in (-2.0, 0.0, 3.0):
+        many = torch.full((100_000,), odds)
+        gates = drawn(many, generator)
+        assert gates.min() == 0 and gates.max() == 1
+        assert (gates > 0).double().mean().item() == pytest.approx(open_probability(many[:1]).item(), abs=0.005)
+
+
+def test_a_penalty_closes_gates(tmp_path: Path) -> None:
+    checkpoint, model = opened(tmp_path)
+    everything = candidates(model, Structure.full(checkpoint.spec), ("heads",))
+    cheap, dear = (Gates(passes=5, penalty=penalty).score(everything) for penalty in (0.0, 100.0))
+    assert (dear.heads < cheap.heads).all()
