@@ -104,7 +104,6 @@ def test_help_starts_fast() -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = """
 import sys
-from edgekit.artifact import Artifact
 from edgekit.cli import main
 assert main(["quantize", "--help"]) == 0
 heavy = {"numpy", "torch", "transformers", "gguf", "tokenizers", "tqdm", "rich", "edgekit.pipeline", "edgekit._native"}
