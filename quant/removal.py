@@ -54,11 +54,12 @@ def choose(
     """
     looked_at, kinds = spread(windows, WINDOWS), tuple(goal.kind for goal in goals)
     rounds: list[Round] = []
+    costs: UnitCosts | None = None
     for number in tqdm(range(1, ROUNDS + 1), desc="choosing heads", unit="round", disable=None):
         totals = [goal.total * number // ROUNDS for goal in goals]
         if all(sum(structure.removed(goal.kind)) >= total for goal, total in zip(goals, totals, strict=True)):
             continue  # the last round's units were large
-        costs = score.score(Candidates(model, teacher, looked_at, structure, kinds))
+        costs = score.score(Candidates(model, teacher, looked_at, structure, kinds, costs))
         gone: list[Unit] = []
         for goal, total in zip(goals, totals, strict=True):
             of_kind = costs.channels if goal.kind == "channels" else costs.heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from edgekit.quant.factors import Factors, multiplied
 from edgekit.quant.head_scores import SCORES, Candidates, Gates, HeadScore, Magnitude, Taylor
 from edgekit.quant.head_scores.gates import drawn, open_probability
 from edgekit.quant.structure import Kind, Structure
-from edgekit.quant.teacher import Teacher, backward, judge
+from edgekit.quant.teacher import Teacher, backward
 
 IDS = np.random.default_rng(0).integers(0, 4096, (3, 40))
 STEP = 3e-3
@@ -48,26 +49,27 @@ def test_factors_of_a_structure_are_its_mask(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_gradients_of_factors_equal_finite_differences(tmp_path: Path, family: str) -> None:
-    """Of the KL, at random factors. The model is in float64, though its norms compute in float32."""
+    """Of the KL, at random factors; the differences are of a model in float64, though its norms compute in float32."""
     checkpoint, model = opened(tmp_path, family)
-    model.double()
-    teacher, chosen = Teacher(model, IDS), np.array([2, 0])
+    double, ids = load_model(checkpoint).double(), torch.from_numpy(IDS[[2, 0]])
+    log_p = double(ids).logits.log_softmax(-1)
     generator = torch.Generator().manual_seed(1)
     start = Factors.keeping(Structure.full(checkpoint.spec))
     for values in (start.heads, start.channels):
         values.mul_(torch.rand(values.shape, generator=generator))
-    found = start.trainable()
+    teacher, found = Teacher(model, IDS), start.trainable()
     with multiplied(model, found):
-        backward(model, teacher, chosen)
+        backward(model, teacher, np.array([2, 0]))
     for name, places in (("heads", ((0, 0), (1, 3), (2, 2))), ("channels", ((0, 5), (2, 95)))):
         gradient = getattr(found, name).grad
         for place in places:
             sides = []
             for step in (STEP, -STEP):
-                moved = start.trainable()
-                getattr(moved, name).data[place] += step
-                with multiplied(model, moved), torch.no_grad():
-                    sides.append(judge(model, teacher, chosen).kl)
+                moved = Factors(start.heads.clone(), start.channels.clone())
+                getattr(moved, name)[place] += step
+                with multiplied(double, moved):
+                    log_q = double(ids).logits.log_softmax(-1)
+                sides.append((log_p.exp() * (log_p - log_q)).sum(-1).mean().item())
             slope = (sides[0] - sides[1]) / (2 * STEP)
             assert float(gradient[place]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
 
@@ -133,6 +135,18 @@ def test_a_group_that_goes_as_a_whole_has_one_gate(tmp_path: Path) -> None:
     assert np.array_equal(of_groups.heads[:, 0::2], of_groups.heads[:, 1::2])
     assert len(np.unique(of_groups.heads)) == 6 and len(np.unique(of_heads.heads)) == 12
     assert len(np.unique(of_groups.channels)) == 1  # not asked for
+
+
+def test_gates_go_on_from_the_round_before(tmp_path: Path) -> None:
+    checkpoint, model = opened(tmp_path)
+    first = candidates(model, Structure.full(checkpoint.spec))
+    costs = Gates().score(first)
+    second = replace(first, structure=structure_named("heads-uniform", checkpoint.spec), before=costs)
+    standing, moving = Gates(rate=0.0).score(second), Gates(rate=0.01).score(second)
+    for name in ("heads", "channels"):
+        assert np.array_equal(getattr(standing, name), getattr(costs, name))
+        step = np.abs(getattr(moving, name) - getattr(costs, name))
+        assert 0 < step.max() < 0.05
 
 
 def test_gates_are_open_as_often_as_their_probability_says() -> None:

@@ -44,6 +44,9 @@ def test_rounds(tmp_path: Path) -> None:
     assert len(result.rounds) == len(score.asked) == removal.ROUNDS == 4
     assert sum(result.structure.removed("heads")) == 4 and sum(result.structure.removed("channels")) == 96
     structure = full
+    assert score.asked[0].before is None
+    for taken, after in zip(result.rounds, score.asked[1:], strict=False):
+        assert after.before is taken.costs
     for number, (taken, asked) in enumerate(zip(result.rounds, score.asked, strict=True)):
         assert asked.structure == structure and asked.kinds == ("heads", "channels")
         assert np.array_equal(asked.windows, np.arange(4))

@@ -108,7 +108,9 @@ def test_every_error_is_that_of_the_repaired_model(tmp_path: Path, family: str, 
     whole, pruned, teacher = models(tmp_path, family, **options)
     refits = repair(whole, pruned, teacher, SEEN, HELD_OUT).refits
     assert [refit.name for refit in refits] == [
-        f"model.layers.{layer}.{projection}" for layer in range(3) for projection in ("self_attn.o_proj", "mlp.down_proj")
+        f"model.layers.{layer}.{projection}"
+        for layer in range(3)
+        for projection in ("self_attn.o_proj", "mlp.down_proj")
     ]
     assert all(refit.after < refit.before for refit in refits if refit.ridge is not None)
     assert any(refit.ridge is not None for refit in refits)

@@ -29,11 +29,11 @@ START = 2.0  # of the log odds: three in four draws are wide open
 
 @dataclass(frozen=True)
 class Gates:
-    """Log odds of every gate; a KV group that goes as a whole has one for all of its heads."""
+    """Log odds of every gate, which go on from the round before; a KV group that goes as a whole has one gate."""
 
-    passes: int = 2  # over the windows
+    passes: int = 1  # over the windows, in every round
     penalty: float = 0.01  # nats per token: what a unit must be worth
-    rate: float = 0.1  # of Adam; falls to zero
+    rate: float = 0.1  # of Adam
 
     def score(self, candidates: Candidates) -> UnitCosts:
         """The log odds after one step for each window and pass."""
@@ -41,24 +41,32 @@ class Gates:
 
         kept, kinds = Factors.keeping(candidates.structure), candidates.kinds
         owners = _owners(kept.heads, candidates.structure.spec, whole_groups="groups" in kinds)
-        heads, channels = (torch.full_like(units, START) for units in (kept.heads, kept.channels))
+        heads, channels = _start(candidates.before, kept)
         trained = [heads] * (set(kinds) != {"channels"}) + [channels] * ("channels" in kinds)
-        optimiser = torch.optim.Adam([odds.requires_grad_() for odds in trained], betas=(0.9, 0.99))
-        generator = torch.Generator().manual_seed(0)
-        steps = self.passes * len(candidates.windows)
-        for step, chosen in enumerate(batches(len(candidates.windows), 1, steps, seed=0)):
+        optimiser = torch.optim.Adam([odds.requires_grad_() for odds in trained], lr=self.rate, betas=(0.9, 0.99))
+        seed = int(kept.heads.sum() + kept.channels.sum())  # another one in every round
+        generator = torch.Generator().manual_seed(seed)
+        windows = len(candidates.windows)
+        for chosen in batches(windows, 1, self.passes * windows, seed):
             gates = Factors(
                 kept.heads * drawn(heads, generator).gather(1, owners) if heads.requires_grad else kept.heads,
                 kept.channels * drawn(channels, generator) if channels.requires_grad else kept.channels,
             )
             with multiplied(candidates.model, gates):
                 backward(candidates.model, candidates.teacher, candidates.windows[chosen])
-            for odds in trained:
-                (self.penalty * open_probability(odds).sum()).backward()
-            optimiser.param_groups[0]["lr"] = self.rate * (1 - step / steps)
+            torch.autograd.backward([self.penalty * open_probability(odds).sum() for odds in trained])
             optimiser.step()
             optimiser.zero_grad()
         return UnitCosts.of(Factors(heads.detach().gather(1, owners), channels))
+
+
+def _start(before: UnitCosts | None, kept: Factors) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log odds (layers, heads), (layers, channels) from which training goes on."""
+    import torch
+
+    if before is None:
+        return torch.full_like(kept.heads, START), torch.full_like(kept.channels, START)
+    return torch.from_numpy(before.heads.copy()), torch.from_numpy(before.channels.copy())
 
 
 def drawn(odds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -36,4 +36,4 @@ class Magnitude:
 
 def _norms(matrix: torch.Tensor, size: int) -> torch.Tensor:
     """(units,) Frobenius norms of the `size` rows that each unit has of a matrix (units * size, K)."""
-    return matrix.detach().unflatten(0, (-1, size)).flatten(1).norm(dim=1)
+    return matrix.detach().reshape(len(matrix) // size, -1).norm(dim=1)  # type: ignore[no-any-return]

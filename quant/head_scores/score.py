@@ -38,6 +38,7 @@ class Candidates:
     windows: NDArray[np.int64]  # (W,) numbers of those of the teacher's to look at
     structure: Structure
     kinds: tuple[Kind, ...]
+    before: UnitCosts | None = None  # what the same score said in the round before
 
 
 class HeadScore(Protocol):
