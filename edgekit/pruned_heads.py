@@ -15,7 +15,7 @@ from edgekit.models.spec import ModelSpec
 from edgekit.quant.recovering import Recovered
 from edgekit.quant.removal import Removal
 from edgekit.quant.repair import Repaired
-from edgekit.quant.structure import Goal, Structure, goal
+from edgekit.quant.structure import Goal, KeptLayer, Structure, goal
 from edgekit.quant.teacher import Judgement
 
 
@@ -128,6 +128,16 @@ class HeadsPruned:
             f"pruned checkpoint: {counts_text(self.structure)} removed; against the unpruned model next-token accuracy "
             f"{accuracy:+.2f} % (relative), KL {kl} nats, on calibration text held out"
         )
+
+
+def structure_of(document: Mapping[str, Any], spec: ModelSpec) -> Structure:
+    """What the pruning.json of a model of that specification says was kept."""
+    layers = []
+    for layer in document["kept"]["layers"]:
+        channels = layer.get("feed_forward_channels")
+        heads = tuple(map(tuple, layer["query_heads"]))
+        layers.append(KeptLayer(tuple(layer["kv_heads"]), heads, None if channels is None else tuple(channels)))
+    return Structure(spec, tuple(layers))
 
 
 def counts_text(structure: Structure) -> str:

@@ -22,8 +22,8 @@ from edgekit.export.huggingface import write_folder
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.forward import load_model, parameter_name
 from edgekit.models.gguf_header import read_header
+from edgekit.pruned_heads import structure_of
 from edgekit.quant.cutting import cut, of_model
-from edgekit.quant.structure import KeptLayer, Structure
 from edgekit.report.heads import pruning_page
 from edgekit.runtimes import native
 
@@ -80,15 +80,7 @@ def test_the_document_repeats_the_result(pruned: HeadsPruned, text: Path) -> Non
     assert document == json.loads(json.dumps(pruned.document()))
     assert document["calibration"] == str(text)
     assert document["kept"]["query_heads"] == list(pruned.structure.heads)
-    layers = [
-        KeptLayer(
-            tuple(layer["kv_heads"]),
-            tuple(map(tuple, layer["query_heads"])),
-            tuple(layer["feed_forward_channels"]) if "feed_forward_channels" in layer else None,
-        )
-        for layer in document["kept"]["layers"]
-    ]
-    assert Structure(pruned.structure.spec, tuple(layers)) == pruned.structure
+    assert structure_of(document, pruned.structure.spec) == pruned.structure
     gone = [unit for round_ in document["rounds"] for unit in round_["removed"]]
     assert sum(len(unit["indices"]) for unit in gone if unit["kind"] == "groups") == 4
     assert sum(len(unit["indices"]) for unit in gone if unit["kind"] == "channels") == 58
