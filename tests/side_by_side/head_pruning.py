@@ -22,6 +22,7 @@ from edgekit.evaluation import evaluate
 from edgekit.export.gguf import write_gguf
 from edgekit.head_pruning import prune_heads
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.divergence import WINDOW
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.pruned_heads import HeadOptions, structure_of
 from edgekit.pruning_file import read_pruning
@@ -43,8 +44,12 @@ def judged(name: str, checkpoint: Checkpoint, given: argparse.Namespace) -> Row:
     names = {tensor: format.name for tensor, format in formats.items()}
     write_gguf(checkpoint, load_tokenizer(checkpoint), blocks, names, path)
     runtime = "llama.cpp" if checkpoint.spec.runs_in_llama_cpp else "native"
-    found = evaluate(path, reference=given.checkpoint, text=given.text, runtime=runtime, chunks=given.chunks)
-    row = {"made_by": name, **asdict(found), "top1_change": found.top1 / found.top1_reference - 1}
+    context = min(WINDOW, checkpoint.spec.context)
+    found = evaluate(
+        path, reference=given.checkpoint, text=given.text, runtime=runtime, chunks=given.chunks, context=context
+    )
+    change = found.top1 / found.top1_reference - 1 if found.top1_reference else 0.0
+    row = {"made_by": name, **asdict(found), "top1_change": change}
     print(json.dumps(row), file=sys.stderr, flush=True)
     return row
 
