@@ -37,6 +37,7 @@ from edgekit.quant.training import windows_per_step
 from edgekit.report.heads import pruning_page
 
 HELD_OUT = 6  # windows by which a step of the way is taken or left, and again as many by which the result is judged
+REPAIR_TOKENS = 1 << 15  # of text, if there is any; sampling as much from the model would take long
 RECOVERY_TOKENS = 1 << 18  # of text at most; what is longer is sampled from evenly
 
 
@@ -148,7 +149,7 @@ def _windows(
     tokens = STATISTICS_TOKENS
     if calib:
         at_once = windows_per_step(length, checkpoint.spec.vocab)
-        tokens = max(tokens, min(RECOVERY_TOKENS, options.recover * at_once * length))
+        tokens = max(REPAIR_TOKENS, min(RECOVERY_TOKENS, options.recover * at_once * length))
     ids = calibration_windows(
         tokenizer, calib, tokens=tokens + 2 * HELD_OUT * length, length=length, seed=seed, model=model
     )

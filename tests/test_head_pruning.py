@@ -42,14 +42,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_pruning, "STATISTICS_TOKENS", 2048)
+    monkeypatch.setattr(head_pruning, "REPAIR_TOKENS", 2048)
     monkeypatch.setattr(head_pruning, "HELD_OUT", 2)
 
 
 @pytest.fixture(scope="module")
 def pruned(tiny: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> HeadsPruned:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(head_pruning, "STATISTICS_TOKENS", 2048)
+        monkeypatch.setattr(head_pruning, "REPAIR_TOKENS", 2048)
         options = HeadOptions(heads=0.3, kv_groups=True, ffn=0.2, score="magnitude", recover=3)
         return edgekit.prune_heads(tiny, tmp_path_factory.mktemp("pruned") / "less", options, calib=[text])
 
