@@ -127,13 +127,21 @@ def test_what_does_nothing_costs_least_and_the_model_stays(tmp_path: Path, name:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_group_that_goes_as_a_whole_has_one_gate(tmp_path: Path) -> None:
+def test_a_group_that_goes_as_a_whole_has_one_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, model = opened(tmp_path)
-    full = Structure.full(checkpoint.spec)
-    of_groups = Gates(passes=2).score(candidates(model, full, ("groups",)))
-    of_heads = Gates(passes=2).score(candidates(model, full, ("heads",)))
-    assert np.array_equal(of_groups.heads[:, 0::2], of_groups.heads[:, 1::2])
-    assert len(np.unique(of_groups.heads)) == 6 and len(np.unique(of_heads.heads)) == 12
+    full, used = Structure.full(checkpoint.spec), []
+
+    def watched(model: Any, factors: Factors) -> Any:
+        used.append(factors)
+        return multiplied(model, factors)
+
+    monkeypatch.setattr("edgekit.quant.head_scores.gates.multiplied", watched)
+    of_groups = Gates().score(candidates(model, full, ("groups",)))
+    for gates in used:
+        assert torch.equal(gates.heads[:, 0::2], gates.heads[:, 1::2]) and bool((gates.channels == 1).all())
+    of_heads = Gates().score(candidates(model, full, ("heads",)))
+    assert len(used) == 6 and not torch.equal(used[-1].heads[:, 0::2], used[-1].heads[:, 1::2])
+    assert len(np.unique(of_groups.heads)) == 6 < len(np.unique(of_heads.heads))
     assert len(np.unique(of_groups.channels)) == 1  # not asked for
 
 
