@@ -26,7 +26,7 @@ from edgekit.quant.qat import finetune
 from edgekit.quant.training import Weights
 
 DISTILLATION_SECONDS = 600.0  # at most; the number of steps is fixed if they take less
-DISTILLATION_STEPS = (32, 256)  # windows at least and at most, by the model's size
+DISTILLATION_STEPS = (32, 384)  # windows at least and at most, by the model's size
 DISTILLATION_WORK = 5e12  # weights times tokens: about what the rest of the run takes
 FINETUNING_TOKENS = 1 << 17  # of training text at most; what is longer is sampled from evenly
 FINETUNING_HELD_OUT = 16  # windows

@@ -184,7 +184,7 @@ def _impossible(
         )
     return InputError(
         f"{budget.max_bytes:,} bytes are too few: the smallest file for this model and these types "
-        f"is {fixed_bytes + int(smallest):,} bytes: raise --size, lower --tps or allow narrower types"
+        f"is {fixed_bytes + int(smallest):,} bytes: raise --size (with --device, lower --tps) or allow narrower types"
     )
 
 

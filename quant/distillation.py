@@ -1,26 +1,27 @@
 """Distillation of what stays free in a quantised file: float16 block scales, norms and biases; the codes are frozen.
 
 KL(model || quantised) over all positions of the calibration windows is lowered by Adam (Kingma and Ba, arXiv 1412.6980)
-on relative changes: all scales of a layer's matrix row are multiplied by exp(change), a vector's element v becomes
-v + rms(vector) change. A block's scale alone, or a token's row of the embedding, moves the KL by less than the
-gradient's noise, so these have no change of their own. The loss is that of the scales as float16 stores them, its
-gradient goes to the unrounded ones (straight-through, Bengio et al., arXiv 1308.3432). Types, codes and sub-scales
-stay: the file is a stock GGUF of the same size. Windows that training never sees choose the best step, and the start is
-one of the steps.
+on relative changes: each field (d, dmin) of a matrix row's scales is multiplied by exp(change), a vector's element v
+becomes v + rms(vector) change. A block's scale alone moves the KL by less than the gradient's noise, so these have no
+change of their own; nor have the rows of embedding and head where the text is short for their number. The loss is that
+of the scales as float16 stores them, its gradient goes to the unrounded ones (straight-through, Bengio et al., arXiv
+1308.3432). What a step learns is mostly noise: rates are constant, and what is judged and kept is an average of all
+steps that counts later ones more (polynomial-decay averaging, Shamir and Zhang, arXiv 1212.1824). Types, codes and
+sub-scales stay: the file is a stock GGUF of the same size. Windows that training never sees choose among the start and
+the average at some steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.models.checkpoint import Checkpoint
-from edgekit.models.forward import parameter_name, replaced
+from edgekit.models.forward import parameter_name, parts, replaced
 from edgekit.models.spec import MATRIX_ROLES, TensorSpec
 from edgekit.quant.formats import Blocks, Format
 from edgekit.quant.formats.block_scales import read_scales, with_scales
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     import torch
 
 PASSES = 2  # over the windows, at most: few windows taken often are learnt by heart
-VECTOR_RATE = 2e-3  # learning rates; both fall to zero
-ROW_RATE = 7e-4
+VECTOR_RATE = 1e-3  # learning rates
+SCALE_RATE = 3e-4
 BETAS = (0.9, 0.99)
-UNTRAINED = ("embedding", "head")  # roles of matrices
+AVERAGING = 1  # the power of its number by which a step counts in the average
+VOCABULARY = ("embedding", "head")  # roles of matrices with one row a token
+TOKENS_PER_ROW = 16  # of text, for these to be trained: fewer tell nothing of most rows
 
 
 def distil(
@@ -56,35 +59,50 @@ def distil(
     """
     teacher = Teacher(model, np.concatenate([windows, held_out]))
     order = batches(len(windows), 1, min(steps, PASSES * len(windows)), seed)
+    tokens = len(order) * windows.shape[1]
     with (
         replaced(model, _start_values(checkpoint, rounded), checkpoint.read),
-        _student(model, checkpoint, rounded, teacher, np.arange(len(windows), len(teacher.ids))) as student,
+        _student(model, checkpoint, rounded, teacher, np.arange(len(windows), len(teacher.ids)), tokens) as student,
     ):
-        return train(student, order, "distillation", seconds=seconds)
+        return train(student, order, "distillation", seconds=seconds, falling=False)
 
 
-class _Rows:
-    """One matrix in training: the logarithm of each row's scale; the parameter holds what the blocks decode to."""
+class _Matrix:
+    """One matrix in training: relative changes (N, F) of each row's scales, `d` and `dmin` apart where both are stored.
 
-    def __init__(self, format: Format, blocks: Blocks, module: Any) -> None:
+    The model's parameter holds what the blocks decode to.
+    """
+
+    def __init__(self, format: Format, blocks: Blocks, parameter: torch.nn.Parameter) -> None:
         import torch
 
-        self.blocks, self.module = blocks, module
-        self.change = torch.zeros(len(blocks), requires_grad=True)
+        self.blocks, self.parameter = blocks, parameter
         self._format, self._start = format, read_scales(format, blocks)  # (N, S, F)
+        self.change = torch.zeros(len(blocks), self._start.shape[2])
 
-    def scale(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        """The module's output, unchanged but for the gradient's way to the change: a forward hook."""
-        product = output if module.bias is None else output - module.bias
-        return output + product * (self.change - self.change.detach())
+    def add_gradient(self, rows: NDArray[np.int64], gradient: torch.Tensor) -> None:
+        """Add that of some rows' weights (R, K), no row twice: a weight is the sum of what each field makes of it."""
+        import torch
 
-    def write(self) -> None:
+        if self.change.grad is None:
+            self.change.grad = torch.zeros_like(self.change)
+        blocks = self.blocks[rows]
+        scales = read_scales(self._format, blocks)
+        for field in range(scales.shape[2]):
+            alone = np.zeros_like(scales)
+            alone[:, :, field] = scales[:, :, field]
+            part = torch.from_numpy(self._format.decode(with_scales(self._format, blocks, alone)))
+            self.change.grad[torch.from_numpy(rows), field] += (gradient * part).sum(dim=1)
+
+    def take_gradient(self, gradient: torch.Tensor) -> None:
+        self.add_gradient(np.arange(len(gradient)), gradient)
+
+    def write(self, change: torch.Tensor) -> None:
         """The change into new blocks, and these into the parameter."""
         import torch
 
-        scales = self._start * self.change.detach().exp().numpy()[:, None, None]
-        self.blocks = with_scales(self._format, self.blocks, scales)
-        self.module.weight.data.copy_(torch.from_numpy(self._format.decode(self.blocks)))
+        self.blocks = with_scales(self._format, self.blocks, self._start * change.exp().numpy()[:, None, :])
+        self.parameter.data.copy_(torch.from_numpy(self._format.decode(self.blocks)))
 
 
 class _Vector:
@@ -101,45 +119,76 @@ class _Vector:
     def take_gradient(self, gradient: torch.Tensor) -> None:
         self.change.grad = gradient * self._unit
 
-    def write(self) -> None:
+    def write(self, change: torch.Tensor) -> None:
         """The change into the parameter."""
-        self.parameter.data.copy_(self._start + self._unit * self.change)
+        self.parameter.data.copy_(self._start + self._unit * change)
 
 
-@dataclass(frozen=True)
 class _Student:
-    """The model with rounded weights, and what is trained of it, by Hugging Face name."""
+    """The model with rounded weights, and what is trained of it, by Hugging Face name.
 
-    model: Any
-    teacher: Teacher
-    held_out: NDArray[np.int64]  # of the teacher's windows
-    untrained: dict[str, Blocks]
-    matrices: dict[str, _Rows]
-    vectors: dict[str, _Vector]
-    optimiser: torch.optim.Optimizer
+    It learns by its current changes, and is judged and written by their average.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        teacher: Teacher,
+        held_out: NDArray[np.int64],  # of the teacher's windows
+        untrained: dict[str, Blocks],
+        matrices: dict[str, _Matrix],
+        vectors: dict[str, _Vector],
+    ) -> None:
+        import torch
+
+        self.matrices, self.vectors = matrices, vectors
+        self._model, self._teacher, self._held_out, self._untrained = model, teacher, held_out, untrained
+        self._owners: list[_Matrix | _Vector] = [*matrices.values(), *vectors.values()]
+        self._by_parameter = {matrix.parameter: matrix for matrix in matrices.values()}
+        self._average = [owner.change.clone() for owner in self._owners]
+        self._steps = 0
+        groups = [{"params": [owner.change for owner in part.values()]} for part in (matrices, vectors)]
+        self._optimiser = torch.optim.Adam(groups, betas=BETAS)
 
     def gradients(self, windows: NDArray[np.int64]) -> None:
         """The gradient of the mean KL over the teacher's windows of those numbers into every change's."""
-        self.optimiser.zero_grad()
-        backward(self.model, self.teacher, windows)
+        self._optimiser.zero_grad()
+        part = parts(self._model)
+        head, embedding = (self._by_parameter.get(module.weight) for module in (part.head, part.embedding))
+        backward(
+            self._model,
+            self._teacher,
+            windows,
+            to_head=None if head is None else head.add_gradient,
+            to_embedding=None if embedding is None else embedding.add_gradient,
+        )
 
     def learn(self, windows: NDArray[np.int64], rate: float) -> None:
+        for owner in self._owners:
+            owner.write(owner.change)
         self.gradients(windows)
-        for group, own in zip(self.optimiser.param_groups, (ROW_RATE, VECTOR_RATE), strict=True):
+        for group, own in zip(self._optimiser.param_groups, (SCALE_RATE, VECTOR_RATE), strict=True):
             group["lr"] = own * rate
-        self.optimiser.step()
-        owners: tuple[_Rows | _Vector, ...] = (*self.matrices.values(), *self.vectors.values())
-        for owner in owners:
-            owner.write()
+        self._optimiser.step()
+        self._steps += 1
+        share = (AVERAGING + 1) / (self._steps + AVERAGING)
+        for average, owner in zip(self._average, self._owners, strict=True):
+            average.lerp_(owner.change, share)
 
     def judge(self) -> float:
-        return judge(self.model, self.teacher, self.held_out).kl
+        self._write_average()
+        return judge(self._model, self._teacher, self._held_out).kl
 
     def weights(self) -> Weights:
+        self._write_average()
         return Weights(
-            blocks=self.untrained | {name: matrix.blocks for name, matrix in self.matrices.items()},
+            blocks=self._untrained | {name: matrix.blocks for name, matrix in self.matrices.items()},
             vectors={name: vector.parameter.detach().numpy().copy() for name, vector in self.vectors.items()},
         )
+
+    def _write_average(self) -> None:
+        for average, owner in zip(self._average, self._owners, strict=True):
+            owner.write(average)
 
 
 @contextmanager
@@ -149,33 +198,28 @@ def _student(
     rounded: Mapping[str, tuple[Format, Blocks]],
     teacher: Teacher,
     held_out: NDArray[np.int64],
+    tokens: int,
 ) -> Iterator[_Student]:
-    """The student, while autograd's gradients go to it."""
-    import torch
-
+    """The student of so many tokens of text, while autograd's gradients go to it."""
     parameters = dict(model.named_parameters())
     roles = {tensor.name: tensor.role for tensor in checkpoint.tensors}
     matrices = {
-        name: _Rows(format, blocks, model.get_submodule(parameter_name(name).removesuffix(".weight")))
+        name: _Matrix(format, blocks, parameters[parameter_name(name)])
         for name, (format, blocks) in rounded.items()
-        if format.scales and roles[name] not in UNTRAINED
+        if format.scales and (roles[name] not in VOCABULARY or len(blocks) * TOKENS_PER_ROW <= tokens)
     }
     vectors = {
         tensor.name: _Vector(checkpoint.read(tensor.name), tensor.offset, parameters[parameter_name(tensor.name)])
         for tensor in _vectors(checkpoint)
     }
-    optimiser = torch.optim.Adam(
-        [{"params": [owner.change for owner in owners.values()]} for owners in (matrices, vectors)], betas=BETAS
-    )
     untrained = {name: blocks for name, (_, blocks) in rounded.items() if name not in matrices}
-    takers = {vector.parameter: vector.take_gradient for vector in vectors.values()}
-    handles = [matrix.module.register_forward_hook(matrix.scale) for matrix in matrices.values()]
-    try:
-        with gradients_taken(takers):
-            yield _Student(model, teacher, held_out, untrained, matrices, vectors, optimiser)
-    finally:
-        for handle in handles:
-            handle.remove()
+    owners: tuple[_Matrix | _Vector, ...] = (
+        *(matrix for name, matrix in matrices.items() if roles[name] not in VOCABULARY),
+        *vectors.values(),
+    )
+    takers = {owner.parameter: owner.take_gradient for owner in owners}
+    with gradients_taken(takers):
+        yield _Student(model, teacher, held_out, untrained, matrices, vectors)
 
 
 def _start_values(

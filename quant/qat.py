@@ -66,7 +66,7 @@ def finetune(
     original = judge(model, teacher, judged)
     with _student(model, checkpoint, formats, teacher, judged) as student:
         rounded = judge(model, teacher, judged)
-        training = train(student, order, "quantisation-aware training", seconds=None)
+        training = train(student, order, "quantisation-aware training", seconds=None, falling=True)
     weights = training.weights
     values = ((name, format_of(formats[name]).decode(blocks)) for name, blocks in weights.blocks.items())
     with replaced(model, [*values, *weights.vectors.items()], checkpoint.read):

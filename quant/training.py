@@ -1,4 +1,4 @@
-"""The loop of distillation and of quantisation-aware training: seeded batches, a falling rate, the best step kept."""
+"""The loop of distillation and of quantisation-aware training: seeded batches, a rate over time, the best step kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.quant.formats import Blocks
 TOKENS_PER_STEP = 2048
 LOGITS_PER_STEP = 1 << 27  # fewer tokens a step where the vocabulary is large
 WARMUP = 0.1  # of the steps
-JUDGEMENTS = 8  # times that the held-out windows are looked at
+JUDGEMENTS = 4  # times that the held-out windows are looked at
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,14 @@ class Training:
     in_time: bool  # False where the time limit ended training: another run may take another number of steps
 
 
-def train(student: Student, batches: Sequence[NDArray[np.int64]], name: str, *, seconds: float | None) -> Training:
-    """Take every batch, or as many as `seconds` allow; the rate rises for a tenth of the way and falls to zero."""
+def train(
+    student: Student, batches: Sequence[NDArray[np.int64]], name: str, *, seconds: float | None, falling: bool
+) -> Training:
+    """Take every batch, or as many as `seconds` allow.
+
+    The rate rises for a tenth of the way; then it stays, or with `falling` goes to zero: a student that is judged by an
+    average of its steps needs no fall.
+    """
     from tqdm import tqdm
 
     began = time.perf_counter()
@@ -60,7 +66,8 @@ def train(student: Student, batches: Sequence[NDArray[np.int64]], name: str, *, 
     steps, judged_at, progress = 0, 0.0, 0.0
     with tqdm(total=len(batches), desc=name, unit="step", disable=None) as bar:
         while progress < 1:
-            student.learn(batches[steps], min((progress + 1 / len(batches)) / WARMUP, 1 - progress))
+            rise = (progress + 1 / len(batches)) / WARMUP
+            student.learn(batches[steps], min(rise, 1 - progress if falling else 1.0))
             steps += 1
             progress = steps / len(batches)
             if seconds is not None:

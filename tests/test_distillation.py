@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,21 @@ def run(
 
 
 class Dense:
-    """The plain way: every matrix as a float64 function of its rows' scales, logits of all positions, autograd."""
+    """The plain way: matrices as float64 functions of each field of their rows' scales, all logits, autograd."""
 
-    def __init__(self, model: Any, checkpoint: Checkpoint, rounded: Rounded) -> None:
+    def __init__(self, checkpoint: Checkpoint, rounded: Rounded, vocabulary: bool) -> None:
         double = load_model(checkpoint).double()
         ids = torch.from_numpy(IDS)
         log_p = double(ids).logits.log_softmax(-1)
-        self.matrices: dict[str, torch.Tensor] = {}  # logarithm of the rows' scales (N,)
+        self.matrices: dict[str, torch.Tensor] = {}  # logarithm of the rows' scales (N, F)
         weights: dict[str, torch.Tensor] = {}
         for name, (format, blocks) in rounded.items():
             weights[name] = torch.from_numpy(format.decode(blocks)).double()
-            if format.scales and ".layers." in name:
-                change = self.matrices[name] = torch.zeros(len(blocks), dtype=torch.float64, requires_grad=True)
-                weights[name] = change.exp()[:, None] * weights[name]
+            if format.scales and (vocabulary or ".layers." in name):
+                fields = fields_of(format, blocks)
+                change = torch.zeros(len(blocks), len(fields), dtype=torch.float64, requires_grad=True)
+                self.matrices[name] = change
+                weights[name] = sum(change[:, i, None].exp() * field for i, field in enumerate(fields))
         self.vectors: dict[str, torch.Tensor] = {}
         for tensor in checkpoint.tensors:
             if tensor.role not in MATRIX_ROLES:
@@ -87,19 +90,32 @@ class Dense:
         self.kl.backward()
 
 
+def fields_of(format: Format, blocks: Blocks) -> list[torch.Tensor]:
+    """What each field of scales makes of the weights, (N, K) float64: they are linear in it, so a difference tells."""
+    scales, whole = read_scales(format, blocks), torch.from_numpy(format.decode(blocks)).double()
+    fields = []
+    for field in range(scales.shape[2]):
+        doubled = scales.copy()
+        doubled[:, :, field] *= 2
+        fields.append(torch.from_numpy(format.decode(with_scales(format, blocks, doubled))).double() - whole)
+    return fields
+
+
+@pytest.mark.parametrize("vocabulary", [False, True], ids=["layers", "vocabulary"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
 def test_every_gradient_equals_plain_autograd(
-    tmp_path: Path, variant: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, variant: tuple[str, dict[str, Any]], vocabulary: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.quant.teacher.STUDENT_LOGITS", 100 * 4096)  # 192 rows: two pieces, the last not full
     checkpoint, model, rounded = opened(tmp_path, variant)
-    dense = Dense(model, checkpoint, rounded)
+    dense = Dense(checkpoint, rounded, vocabulary)
     everything = np.arange(len(IDS))
     teacher = Teacher(model, IDS)
+    tokens = 4096 * distillation.TOKENS_PER_ROW - (not vocabulary)
     values = ((name, format.decode(blocks)) for name, (format, blocks) in rounded.items())
     with (
         replaced(model, values, checkpoint.read),
-        distillation._student(model, checkpoint, rounded, teacher, everything) as student,
+        distillation._student(model, checkpoint, rounded, teacher, everything, tokens) as student,
     ):
         assert student.judge() == pytest.approx(dense.kl.item(), rel=1e-4)
         for _ in range(2):  # a second step starts from nothing
@@ -113,6 +129,27 @@ def test_every_gradient_equals_plain_autograd(
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_what_is_judged_is_the_average_of_all_steps_that_counts_later_ones_more(tmp_path: Path) -> None:
+    checkpoint, model, rounded = opened(tmp_path, ("llama", {}))
+    teacher = Teacher(model, IDS)
+    values = ((name, format.decode(blocks)) for name, (format, blocks) in rounded.items())
+    with (
+        replaced(model, values, checkpoint.read),
+        distillation._student(model, checkpoint, rounded, teacher, np.arange(2), 0) as student,
+    ):
+        norm = student.vectors["model.norm.weight"]
+        steps, unit = [], np.sqrt(np.mean(checkpoint.read("model.norm.weight") ** 2))
+        for step in range(5):
+            student.judge()  # which does not change what is learnt
+            student.learn(np.array([step]), 1.0)
+            steps.append(norm.change.numpy().copy())
+        shares = [math.comb(step + distillation.AVERAGING, distillation.AVERAGING) for step in range(5)]
+        change = np.average(steps, axis=0, weights=shares)
+        found = student.weights().vectors["model.norm.weight"] - checkpoint.read("model.norm.weight")
+    assert np.abs(change).max() > distillation.VECTOR_RATE
+    assert np.allclose(found, unit * change, atol=1e-6)
+
+
 def assert_close(found: torch.Tensor | None, expected: torch.Tensor | None, what: str) -> None:
     assert found is not None and expected is not None
     scale = expected.square().mean().sqrt()
@@ -124,7 +161,7 @@ def assert_close(found: torch.Tensor | None, expected: torch.Tensor | None, what
 def test_the_kl_falls_and_the_file_stays_of_the_same_types_and_codes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "ROW_RATE", 2e-3)
+    monkeypatch.setattr(distillation, "SCALE_RATE", 2e-3)
     checkpoint, model, rounded = opened(tmp_path, ("llama", {}))
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     made = run(model, checkpoint, rounded, held_out=IDS)
@@ -168,7 +205,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_harmful_training_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "ROW_RATE", 0.5)
+    monkeypatch.setattr(distillation, "SCALE_RATE", 0.5)
     checkpoint, model, rounded = opened(tmp_path, ("llama", {}))
     made = run(model, checkpoint, rounded)
     assert made.after == made.before
