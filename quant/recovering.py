@@ -25,7 +25,7 @@ from edgekit.models.errors import InputError
 from edgekit.models.files import atomic_write
 from edgekit.models.forward import parts
 from edgekit.quant.teacher import Teacher, backward, judge
-from edgekit.quant.training import JUDGEMENTS, WARMUP, batches, windows_per_step
+from edgekit.quant.training import WARMUP, batches, windows_per_step
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LABEL_SHARE = 0.1  # of the loss
 LEARNING_RATE = 1e-3  # of a matrix's root mean square; falls to zero
 BETAS = (0.9, 0.95)
+JUDGEMENTS = 8  # times that the held-out windows are looked at, and the state is kept
 STATE = "recovery.pt"
 
 
