@@ -21,7 +21,7 @@ Kind = Literal["heads", "groups", "channels"]
 Costs = NDArray[np.floating]  # (layers, most heads of a layer), for channels (layers, most channels of a layer)
 
 ROW_BLOCK = 32  # the formats' smallest block: o_proj's and down_proj's columns stay a multiple of it
-CHANNEL_BLOCKS = (256, ROW_BLOCK, 1)  # channels go by the K-quants' block where a layer has several of them
+CHANNEL_BLOCK = 256  # the K-quants' block, by which channels go where a layer has several of it
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,9 @@ def _steps(spec: ModelSpec, layer: int, kind: Kind) -> list[int]:
 
 
 def _channel_block(size: int) -> int:
-    return next(block for block in CHANNEL_BLOCKS if size % block == 0 and (size >= 4 * block or block == 1))
+    if size % CHANNEL_BLOCK == 0 and size >= 4 * CHANNEL_BLOCK:
+        return CHANNEL_BLOCK
+    return 1 if size % ROW_BLOCK else ROW_BLOCK
 
 
 def units(structure: Structure, costs: Costs, goal: Goal) -> Iterator[Unit]:

@@ -30,19 +30,20 @@ class Recorded:
         self.asked.append(candidates)
         sign = (-1) ** len(self.asked)
         return UnitCosts(
-            sign * np.arange(12, dtype=np.float32).reshape(3, 4), sign * np.arange(288, dtype=np.float32).reshape(3, 96)
+            sign * np.arange(12, dtype=np.float32).reshape(3, 4),
+            sign * np.arange(384, dtype=np.float32).reshape(3, 128),
         )
 
 
 def test_rounds(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", "llama"))
+    checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", "llama", ffn=128))
     model, full = load_model(checkpoint), Structure.full(checkpoint.spec)
     teacher, score = Teacher(model, IDS), Recorded()
-    goals = (Goal("heads", 4), Goal("channels", 96))
+    goals = (Goal("heads", 4), Goal("channels", 128))
     result = choose(model, teacher, np.arange(4), np.array([5, 4]), full, goals, score)
 
     assert len(result.rounds) == len(score.asked) == removal.ROUNDS == 4
-    assert sum(result.structure.removed("heads")) == 4 and sum(result.structure.removed("channels")) == 96
+    assert sum(result.structure.removed("heads")) == 4 and sum(result.structure.removed("channels")) == 128
     structure = full
     assert score.asked[0].before is None
     for taken, after in zip(result.rounds, score.asked[1:], strict=False):
@@ -53,7 +54,7 @@ def test_rounds(tmp_path: Path) -> None:
         for unit in taken.units:
             structure = structure.without(unit)
         assert sum(structure.removed("heads")) == (2, 2, 4, 4)[number]  # a head of both groups goes at once
-        assert sum(structure.removed("channels")) == 24 * (number + 1)
+        assert sum(structure.removed("channels")) == 32 * (number + 1)
         with multiplied(model, Factors.keeping(structure)):
             assert taken.judgement == judge(model, teacher, np.array([5, 4]))
     assert structure == result.structure
