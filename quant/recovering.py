@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 LABEL_SHARE = 0.1  # of the loss
 LEARNING_RATE = 1e-3  # of a matrix's root mean square; falls to zero
 BETAS = (0.9, 0.95)
-JUDGEMENTS = 8  # times that the held-out windows are looked at, and the state is kept
 JUDGEMENTS = 8  # times that the held-out windows are looked at, and that the state is kept
 STATE = "recovery.pt"
 
