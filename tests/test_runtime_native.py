@@ -207,8 +207,11 @@ def test_cancel_ends_a_prefill_after_a_micro_batch(model: _native.Model) -> None
 
 
 def test_ctrl_c_ends_a_prefill(model: _native.Model) -> None:
-    context, tokens = _native.Context(model, **SLOW), walk(1000)
-    interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    tokens, start = walk(1000), time.perf_counter()
+    _native.Context(model, **SLOW).prefill(0, tokens)
+    whole = time.perf_counter() - start
+    context = _native.Context(model, **SLOW)
+    interrupt = threading.Timer(whole / 4, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
         context.prefill(0, tokens)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from models_random import random_checkpoint
 
 import edgekit
@@ -184,6 +185,7 @@ def test_the_users_folder_stays_and_a_temporary_one_goes(tmp_path: Path) -> None
 
 KILLED_AT = """
 import os, signal, sys
+import torch
 from pathlib import Path
 import edgekit
 from edgekit.quant import store
@@ -196,6 +198,7 @@ def atomic_write(path):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(path)
 store.atomic_write = atomic_write
+torch.set_num_threads(int(sys.argv[5]))  # sums depend on it, and tests before this one may have set it
 edgekit.quantize(sys.argv[1], Path(sys.argv[2]), edgekit.Target(bpw=6.0), work=Path(sys.argv[3]), report=False)
 """
 
@@ -218,9 +221,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(alone: tuple[Path, edgekit.Artif
     checkpoint, expected = alone
     output, work = tmp_path / "m.gguf", tmp_path / "work"
     for more, reached in ((6, "statistics"), (35, "blocks"), (45, "klds")):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED_AT, str(checkpoint), str(output), str(work), str(more)], capture_output=True
-        )
+        arguments = (checkpoint, output, work, more, torch.get_num_threads())
+        done = subprocess.run([sys.executable, "-c", KILLED_AT, *map(str, arguments)], capture_output=True)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert not output.exists() and not list(work.rglob("*.partial"))
         assert any(work.rglob(f"{reached}/*"))
