@@ -1,10 +1,11 @@
 """Gates: a factor per unit, trained with the weights frozen.
 
-Adam (Kingma and Ba, arXiv 1412.6980) lowers KL(model || gated model) plus an L1 penalty on the probabilities that the
-gates are open at all. A gate is stochastic, as in Voita et al., arXiv 1905.09418: hard concrete (Louizos et al., arXiv
-1712.01312), which is exactly 0 or exactly 1 most of the time and has a derivative in between. Plain factors with an L1
-penalty do not work here: the next norm divides out what the heads of a layer have in common, so that all shrink
-together and cost nothing, and a small one is not one that can go.
+Descent lowers KL(model || gated model) plus an L1 penalty on the probabilities that the gates are open at all. A gate
+is stochastic, as in Voita et al., arXiv 1905.09418: hard concrete (Louizos et al., arXiv 1712.01312), which is exactly
+0 or exactly 1 most of the time and has a derivative in between. Plain factors with an L1 penalty do not work here: the
+next norm divides out what the heads of a layer have in common, so that all shrink together and cost nothing, and a
+small one is not one that can go. Nor do Adam's steps (Kingma and Ba, arXiv 1412.6980), in which a gate that matters ten
+times as much as another opens no faster: here all gates of a kind share one scale.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TEMPERATURE = 2 / 3  # Louizos's, and the ends that are stretched beyond 0 and 1
 LOW, HIGH = -0.1, 1.1
+BETAS = (0.9, 0.99)
 START = 2.0  # of the log odds: three in four draws are wide open
 
 
@@ -32,8 +34,8 @@ class Gates:
     """Log odds of every gate, which go on from the round before; a KV group that goes as a whole has one gate."""
 
     passes: int = 1  # over the windows, in every round
-    penalty: float = 0.01  # nats per token: what a unit must be worth
-    rate: float = 0.1  # of Adam
+    penalty: float = 0.3  # nats per token, of all gates of a kind together
+    rate: float = 0.1  # of a step
 
     def score(self, candidates: Candidates) -> UnitCosts:
         """The log odds after one step for each window and pass."""
@@ -42,8 +44,11 @@ class Gates:
         kept, kinds = Factors.keeping(candidates.structure), candidates.kinds
         owners = _owners(kept.heads, candidates.structure.spec, whole_groups="groups" in kinds)
         heads, channels = _start(candidates.before, kept)
-        trained = [heads] * (set(kinds) != {"channels"}) + [channels] * ("channels" in kinds)
-        optimiser = torch.optim.Adam([odds.requires_grad_() for odds in trained], lr=self.rate, betas=(0.9, 0.99))
+        trained = []
+        if set(kinds) != {"channels"}:
+            trained.append(_Trained(heads.requires_grad_(), torch.zeros_like(heads).scatter_(1, owners, kept.heads)))
+        if "channels" in kinds:
+            trained.append(_Trained(channels.requires_grad_(), kept.channels))
         seed = int(kept.heads.sum() + kept.channels.sum())  # another one in every round
         generator = torch.Generator().manual_seed(seed)
         windows = len(candidates.windows)
@@ -54,10 +59,36 @@ class Gates:
             )
             with multiplied(candidates.model, gates):
                 backward(candidates.model, candidates.teacher, candidates.windows[chosen])
-            torch.autograd.backward([self.penalty * open_probability(odds).sum() for odds in trained])
-            optimiser.step()
-            optimiser.zero_grad()
+            for gates_of_kind in trained:
+                gates_of_kind.step(self.penalty, self.rate)
         return UnitCosts.of(Factors(heads.detach().gather(1, owners), channels))
+
+
+@dataclass
+class _Trained:
+    """The gates of a kind, and the running means of their gradients."""
+
+    odds: torch.Tensor
+    alive: torch.Tensor  # 1 for gates in use, 0 for those of units that are gone, and of heads with another's gate
+    steps: int = 0
+    mean: torch.Tensor | float = 0.0
+    square: torch.Tensor | float = 0.0  # mean over the gates in use
+
+    def step(self, penalty: float, rate: float) -> None:
+        """Along the gradient that is there and the penalty's."""
+        import torch
+
+        number = self.alive.sum()
+        torch.autograd.backward([penalty / number * (self.alive * open_probability(self.odds)).sum()])
+        assert self.odds.grad is not None
+        self.steps += 1
+        self.mean = BETAS[0] * self.mean + (1 - BETAS[0]) * self.odds.grad
+        self.square = BETAS[1] * self.square + (1 - BETAS[1]) * self.odds.grad.square().sum() / number
+        mean, square = (
+            value / (1 - beta**self.steps) for value, beta in zip((self.mean, self.square), BETAS, strict=True)
+        )
+        self.odds.data -= rate * mean / square.sqrt()
+        self.odds.grad = None
 
 
 def _start(before: UnitCosts | None, kept: Factors) -> tuple[torch.Tensor, torch.Tensor]:
