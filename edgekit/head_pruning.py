@@ -124,7 +124,11 @@ def _check_family(checkpoint: Checkpoint, goals: Sequence[Goal]) -> None:
     for target in goals:
         costs = np.zeros((checkpoint.spec.layers, max(*checkpoint.spec.heads, *checkpoint.spec.ffn)))
         structure, _ = remove(structure, costs, target, target.total)
-    cut(checkpoint, structure)
+    try:
+        cut(checkpoint, structure)
+    except InputError as error:  # as Gemma 3's of 62 layers, whose attention GGUF scales by the number of heads
+        family = checkpoint.spec.family
+        raise InputError(f"a {family} of these sizes cannot lose query heads ({error}): prune --ffn instead") from error
 
 
 @dataclass(frozen=True)

@@ -219,6 +219,15 @@ def test_bad_input_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_whose_attention_is_scaled_by_its_heads_is_refused(tmp_path: Path) -> None:
+    model = random_checkpoint(tmp_path / "model", "gemma3", layers=62)
+    with pytest.raises(
+        InputError, match=r"a gemma3 of these sizes cannot lose query heads \(.*\): prune --ffn instead"
+    ):
+        edgekit.prune_heads(model, tmp_path / "out", HeadOptions(heads=0.5, uniform=True))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_gguf_is_refused(tiny: Path, tmp_path: Path) -> None:
     path = save_gguf(tmp_path / "model.gguf", open_checkpoint(tiny))
     with pytest.raises(InputError, match="give the Hugging Face folder"):
