@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.calibrating import HELD_OUT_WINDOWS, Calibration
 from edgekit.clock import Clock
@@ -15,9 +12,8 @@ from edgekit.export.gguf import file_bytes
 from edgekit.figures import kl_text
 from edgekit.models.calibration import split
 from edgekit.models.checkpoint import Checkpoint
-from edgekit.models.divergence import WINDOW, first_scored
+from edgekit.models.divergence import WINDOW
 from edgekit.models.errors import InputError
-from edgekit.models.forward import HeldOut, replaced
 from edgekit.planning import Planned, rounded_by_statistics
 from edgekit.quant.distillation import distil
 from edgekit.quant.formats import format_of
@@ -27,6 +23,7 @@ from edgekit.quant.training import Weights
 
 DISTILLATION_SECONDS = 600.0  # at most; the number of steps is fixed if they take less
 DISTILLATION_STEPS = (32, 384)  # windows at least and at most, by the model's size
+DISTILLATION_HELD_OUT = 8  # windows
 DISTILLATION_WORK = 5e12  # weights times tokens: about what the rest of the run takes
 FINETUNING_TOKENS = 1 << 17  # of training text at most; what is longer is sampled from evenly
 FINETUNING_HELD_OUT = 16  # windows
@@ -54,22 +51,19 @@ def distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Recov
     with clock.stage("distillation"):
         steps = _distillation_steps(calibration.source.checkpoint)
         if calibration.texts:
-            calibration = replace(calibration, tokens=(steps + HELD_OUT_WINDOWS) * WINDOW)
+            calibration = replace(calibration, tokens=(steps + DISTILLATION_HELD_OUT) * WINDOW)
         model, windows = calibration.source.model, calibration.windows()
-        seen, measured = split(windows, HELD_OUT_WINDOWS)
+        seen, held_out = split(windows, DISTILLATION_HELD_OUT if calibration.texts else HELD_OUT_WINDOWS)
         checkpoint, formats, seed = calibration.source.checkpoint, planned.plan.formats, calibration.seed
         rounded = {name: (format_of(formats[name]), blocks) for name, blocks in planned.rounded.stream(formats)}
         training = distil(
-            model, checkpoint, rounded, seen, measured, steps=steps, seconds=DISTILLATION_SECONDS, seed=seed
+            model, checkpoint, rounded, seen, held_out, steps=steps, seconds=DISTILLATION_SECONDS, seed=seed
         )
-        held_out = HeldOut(model, measured, first=first_scored(measured.shape[1]))
-        with replaced(model, _values(training.weights, formats), checkpoint.read):
-            kl = held_out.kld()
     note = f"distillation: KL {kl_text(training.before)} to {kl_text(training.after)} nats in {training.steps} steps"
     if not training.in_time:
         note += f", ended by its limit of {DISTILLATION_SECONDS / 60:.0f} minutes: another run may give other bytes"
     figures = {"kld_before": training.before, "kld_after": training.after, "steps": training.steps}
-    return Recovery(training.weights, kl, note, figures)
+    return Recovery(training.weights, training.after, note, figures)
 
 
 def finetuned(calibration: Calibration, planned: Planned, steps: int, clock: Clock) -> Recovery:
@@ -126,9 +120,3 @@ def _require_quantised(plan: Plan, option: str) -> None:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
-
-
-def _values(weights: Weights, formats: Mapping[str, str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for name, blocks in weights.blocks.items():
-        yield name, format_of(formats[name]).decode(blocks)
-    yield from weights.vectors.items()

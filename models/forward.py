@@ -169,9 +169,13 @@ def hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 @quick_matmul()
-def head_logits(hidden: torch.Tensor, weight: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """Logits (R, vocab) of hidden states (R, D), the final softcap included."""
-    logits = hidden @ weight.T
+def head_logits(
+    hidden: torch.Tensor, weight: torch.Tensor, softcap: float | None, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Logits (R, vocab) of hidden states (R, D), the final softcap included; in the memory of `out` where given."""
+    import torch
+
+    logits = torch.mm(hidden, weight.T, out=out)
     if softcap is not None:
         logits.div_(softcap).tanh_().mul_(softcap)
     return logits

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.divergence import first_scored
 from edgekit.models.forward import parameter_name, parts, replaced
 from edgekit.models.spec import MATRIX_ROLES, TensorSpec
 from edgekit.quant.formats import Blocks, Format
@@ -53,7 +54,7 @@ def distil(
 ) -> Training:
     """Train scales of `rounded` (matrix -> format, blocks) and all vectors to follow `model`, the checkpoint's own.
 
-    `windows` and `held_out` (W, T) are token ids; the losses are KLs in nats per token over all positions of
+    `windows` and `held_out` (W, T) are token ids; the losses are KLs in nats per token over the scored positions of
     `held_out`. Takes at most `steps` of a window each, and about `seconds`; where training is done before, the same
     seed on the same machine gives the same bits. The model is left as it was.
     """
@@ -92,7 +93,7 @@ class _Matrix:
             alone = np.zeros_like(scales)
             alone[:, :, field] = scales[:, :, field]
             part = torch.from_numpy(self._format.decode(with_scales(self._format, blocks, alone)))
-            self.change.grad[torch.from_numpy(rows), field] += (gradient * part).sum(dim=1)
+            self.change.grad[torch.from_numpy(rows), field] += torch.einsum("rk,rk->r", gradient, part)
 
     def take_gradient(self, gradient: torch.Tensor) -> None:
         self.add_gradient(np.arange(len(gradient)), gradient)
@@ -177,7 +178,8 @@ class _Student:
 
     def judge(self) -> float:
         self._write_average()
-        return judge(self._model, self._teacher, self._held_out).kl
+        first = first_scored(self._teacher.ids.shape[1])
+        return judge(self._model, self._teacher, self._held_out, first=first).kl
 
     def weights(self) -> Weights:
         self._write_average()

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.models.forward import ROW_BLOCK, Parts, head_logits, hidden_states, parts, quick_matmul
+from edgekit.models.forward import Parts, head_logits, hidden_states, parts, quick_matmul
 
 if TYPE_CHECKING:
     import torch
 
-STUDENT_LOGITS = 1 << 25  # alive at once: 128 MiB
-HEAD_ROWS = 1 << 14  # of the head, of which a float32 copy or the gradient is alive at once
+LOGITS = 1 << 25  # of the student, and of the teacher, alive at once: 128 MiB each
+HEAD_ROWS = 1 << 12  # of the head, of which a float32 copy, the gradient or the logits are alive at once
 
 ToRows: TypeAlias = Callable[[NDArray[np.int64], "torch.Tensor"], None]  # some rows' numbers (R,), gradient (R, D)
 
@@ -59,15 +59,15 @@ class Teacher:
         """The final hidden states (len(windows) * T, D) on some of the windows."""
         return self._states[windows].flatten(0, 1)
 
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(R, V) of its states (R, D)."""
-        import torch
+    def logits(self, states: torch.Tensor, rows: slice) -> torch.Tensor:
+        """(R, rows) of its states (R, D), for some rows of the head."""
+        return head_logits(states, self._head[rows].float(), self._softcap)
 
-        logits = torch.empty(len(states), len(self._head))
+    def all_logits(self, states: torch.Tensor, out: torch.Tensor) -> None:
+        """(R, V) of its states (R, D) into `out`."""
         for first in range(0, len(self._head), HEAD_ROWS):
             rows = slice(first, first + HEAD_ROWS)
-            logits[:, rows] = head_logits(states, self._head[rows].float(), self._softcap)
-        return logits
+            out[:, rows] = self.logits(states, rows)
 
     def labels(self, windows: NDArray[np.int64]) -> torch.Tensor:
         """The next token (len(windows) * T,) after each position; -1 after a window's last."""
@@ -77,30 +77,55 @@ class Teacher:
 
 
 @quick_matmul()
-def judge(model: Any, teacher: Teacher, windows: NDArray[np.int64]) -> Judgement:
-    """The model against the teacher, over all positions of those of the teacher's windows."""
-    part = parts(model)
-    weight = part.head.weight.detach()
+def judge(model: Any, teacher: Teacher, windows: NDArray[np.int64], *, first: int = 0) -> Judgement:
+    """The model against the teacher, over positions `first`.. of those of the teacher's windows."""
     kl = nll = right = 0.0
     for window in windows:
         chosen = np.array([window])
-        hidden, states, labels = (
-            hidden_states(model, teacher.ids[chosen])[0],
-            teacher.states(chosen),
-            teacher.labels(chosen),
-        )
-        for start in range(0, len(hidden), ROW_BLOCK):
-            rows = slice(start, start + ROW_BLOCK)
-            log_q = head_logits(hidden[rows], weight, part.softcap).log_softmax(dim=1)
-            log_p = teacher.logits(states[rows]).log_softmax(dim=1)
-            kl += float((log_p.exp() * (log_p - log_q)).sum(dim=1).double().sum())
-            known = labels[rows] >= 0
-            next_tokens = labels[rows][known]
-            nll -= float(log_q[known].gather(1, next_tokens[:, None]).double().sum())
-            right += float((log_q[known].argmax(dim=1) == next_tokens).sum())
-    tokens = len(windows) * teacher.ids.shape[1]
+        hidden = hidden_states(model, teacher.ids[chosen])[0, first:]
+        sums = _compared(parts(model), hidden, teacher, teacher.states(chosen)[first:], teacher.labels(chosen)[first:])
+        kl += sums.kl
+        nll += sums.nll
+        right += sums.top1
+    tokens = len(windows) * (teacher.ids.shape[1] - first)
     predicted = tokens - len(windows)
     return Judgement(kl / tokens, nll / predicted, right / predicted)
+
+
+def _compared(
+    part: Parts, hidden: torch.Tensor, teacher: Teacher, states: torch.Tensor, labels: torch.Tensor
+) -> Judgement:
+    """Sums over final hidden states (R, D) of the student and of the teacher, some rows of their heads at a time.
+
+    With logits a of the teacher and b of the student, KL = sum_v p_v (a_v - b_v) - log sum_v e^a_v + log sum_v e^b_v.
+    """
+    import torch
+
+    weight = part.head.weight.detach()
+    known = labels >= 0
+    following = torch.zeros(len(hidden))  # the logit of the next token
+    p_sums, q_sums, gaps, tops, guesses = [], [], [], [], []  # (R,) each: of one piece of the vocabulary
+    for first in range(0, len(weight), HEAD_ROWS):
+        rows = slice(first, first + HEAD_ROWS)
+        a, b = teacher.logits(states, rows), head_logits(hidden, weight[rows], part.softcap)
+        top, at = b.max(dim=1)
+        here = ((labels >= first) & (labels < first + len(weight[rows]))).nonzero()[:, 0]
+        following[here] = b[here, labels[here] - first]
+        tops.append(top)
+        guesses.append(at + first)
+        q_sums.append(b.logsumexp(dim=1))
+        p_sums.append(a.logsumexp(dim=1))
+        b.sub_(a).neg_()
+        gaps.append(a.sub_(p_sums[-1][:, None]).exp_().mul_(b).sum(dim=1))
+    pieces = torch.stack(p_sums).double()
+    q_sum, p_sum = torch.stack(q_sums).double().logsumexp(dim=0), pieces.logsumexp(dim=0)
+    kl = ((pieces - p_sum).exp() * torch.stack(gaps)).sum(dim=0) - p_sum + q_sum
+    guess = torch.stack(guesses).gather(0, torch.stack(tops).argmax(dim=0)[None])[0]
+    return Judgement(
+        kl=float(kl.sum()),
+        nll=float((q_sum - following)[known].sum()),
+        top1=float((guess == labels)[known].sum()),
+    )
 
 
 @quick_matmul()
@@ -178,9 +203,10 @@ class _Target:
     labels: torch.Tensor  # (R,)
     label_share: float
 
-    def probabilities(self, rows: slice) -> torch.Tensor:
-        """(rows, V)."""
-        p = _softmax_(self.teacher.logits(self.states[rows]))
+    def probabilities(self, rows: slice, out: torch.Tensor) -> torch.Tensor:
+        """(rows, V), in the memory of `out`."""
+        self.teacher.all_logits(self.states[rows], out)
+        p = _softmax_(out)
         if self.label_share:
             labels = self.labels[rows, None]
             share = (labels >= 0) * self.label_share
@@ -194,18 +220,17 @@ def _head_gradient(part: Parts, hidden: torch.Tensor, target: _Target, to_head: 
 
     weight = part.head.weight.detach()
     gradient = torch.empty_like(hidden)
-    step = max(1, STUDENT_LOGITS // len(weight))
+    step = min(len(hidden), max(1, LOGITS // len(weight)))
+    buffers = torch.empty(2, step, len(weight))  # reused: fresh memory costs as much as its matmul
     for start in range(0, len(hidden), step):
         x = hidden[start : start + step]
-        logits = head_logits(x, weight, part.softcap)
-        for first in range(0, len(x), ROW_BLOCK):
-            block = logits[first : first + ROW_BLOCK]
-            slope = None if part.softcap is None else 1 - (block / part.softcap).square_()
-            rows = slice(start + first, start + first + len(block))
-            _softmax_(block).sub_(target.probabilities(rows)).div_(len(hidden))
-            if slope is not None:
-                block.mul_(slope)
-        gradient[start : start + step] = logits @ weight
+        logits, targets = buffers[:, : len(x)]
+        head_logits(x, weight, part.softcap, out=logits)
+        slope = None if part.softcap is None else 1 - (logits / part.softcap).square_()
+        _softmax_(logits).sub_(target.probabilities(slice(start, start + len(x)), targets)).div_(len(hidden))
+        if slope is not None:
+            logits.mul_(slope)
+        torch.mm(logits, weight, out=gradient[start : start + step])
         if to_head is None:
             continue
         for first in range(0, len(weight), HEAD_ROWS):

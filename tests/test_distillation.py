@@ -12,6 +12,7 @@ import torch
 from models_random import random_checkpoint, variant_id
 
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.divergence import first_scored
 from edgekit.models.forward import load_model, replaced
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.quant import distillation
@@ -86,8 +87,9 @@ class Dense:
         if checkpoint.spec.tied:
             weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
         log_q = torch.func.functional_call(double, weights, (ids,)).logits.log_softmax(-1)
-        self.kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-        self.kl.backward()
+        kls = (log_p.exp() * (log_p - log_q)).sum(-1)
+        self.scored_kl = kls[:, first_scored(IDS.shape[1]) :].mean().item()
+        kls.mean().backward()
 
 
 def fields_of(format: Format, blocks: Blocks) -> list[torch.Tensor]:
@@ -106,7 +108,7 @@ def fields_of(format: Format, blocks: Blocks) -> list[torch.Tensor]:
 def test_every_gradient_equals_plain_autograd(
     tmp_path: Path, variant: tuple[str, dict[str, Any]], vocabulary: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.quant.teacher.STUDENT_LOGITS", 100 * 4096)  # 192 rows: two pieces, the last not full
+    monkeypatch.setattr("edgekit.quant.teacher.LOGITS", 100 * 4096)  # 192 rows: two pieces, the last not full
     checkpoint, model, rounded = opened(tmp_path, variant)
     dense = Dense(checkpoint, rounded, vocabulary)
     everything = np.arange(len(IDS))
@@ -117,7 +119,7 @@ def test_every_gradient_equals_plain_autograd(
         replaced(model, values, checkpoint.read),
         distillation._student(model, checkpoint, rounded, teacher, everything, tokens) as student,
     ):
-        assert student.judge() == pytest.approx(dense.kl.item(), rel=1e-4)
+        assert student.judge() == pytest.approx(dense.scored_kl, rel=1e-4)
         for _ in range(2):  # a second step starts from nothing
             student.gradients(everything)
         assert set(student.matrices) == set(dense.matrices)
@@ -188,7 +190,7 @@ def kl_of(model: Any, checkpoint: Checkpoint, rounded: Rounded, made: Training) 
         name: format.decode(made.weights.blocks[name]) for name, (format, _) in rounded.items()
     } | made.weights.vectors
     with replaced(model, values.items(), checkpoint.read):
-        return judge(model, teacher, np.arange(len(IDS))).kl
+        return judge(model, teacher, np.arange(len(IDS)), first=first_scored(IDS.shape[1])).kl
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,15 +47,19 @@ def plain(model: Any, values: dict[str, np.ndarray]) -> tuple[torch.Tensor, torc
     return log_p, log_q, weights
 
 
-def test_a_judgement_is_that_of_plain_logits(models: tuple[Any, Any, Any]) -> None:
+@pytest.mark.parametrize("first", [0, 30])
+def test_a_judgement_is_that_of_plain_logits(
+    models: tuple[Any, Any, Any], first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.quant.teacher.HEAD_ROWS", 1000)  # of 4096: five pieces, the last not full
     checkpoint, model, double = models
     values = changed(model)
     teacher = Teacher(model, IDS)
-    untouched = judge(model, teacher, CHOSEN)
+    untouched = judge(model, teacher, CHOSEN, first=first)
     with replaced(model, values.items(), checkpoint.read):
-        found = judge(model, teacher, CHOSEN)
-    log_p, log_q, _ = plain(double, values)
-    following = torch.from_numpy(IDS[CHOSEN])[:, 1:, None]
+        found = judge(model, teacher, CHOSEN, first=first)
+    log_p, log_q = (whole[:, first:] for whole in plain(double, values)[:2])
+    following = torch.from_numpy(IDS[CHOSEN])[:, first + 1 :, None]
     assert found.kl == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-4)
     assert found.nll == pytest.approx(-log_q[:, :-1].gather(2, following).mean().item(), rel=1e-5)
     assert found.top1 == (log_q[:, :-1].argmax(-1) == following[..., 0]).double().mean().item()
@@ -76,7 +80,7 @@ def test_top1_counts_what_was_predicted(tmp_path: Path) -> None:
 def test_gradients_equal_plain_autograd(
     models: tuple[Any, Any, Any], share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.quant.teacher.STUDENT_LOGITS", 100 * 4096)  # 160 rows: two pieces, one not full
+    monkeypatch.setattr("edgekit.quant.teacher.LOGITS", 100 * 4096)  # 160 rows: two pieces, one not full
     monkeypatch.setattr("edgekit.quant.teacher.HEAD_ROWS", 1000)
     checkpoint, model, double = models
     values = changed(model)
@@ -120,4 +124,7 @@ def test_the_teachers_logits_are_those_of_its_head_as_it_was(
     expected = states.double() @ head.double().T
     head.zero_()  # what the student makes of it later
     assert teacher.head_bytes == head.numel() * (2 if short else 4)
-    assert torch.allclose(teacher.logits(states).double(), expected, atol=1e-5)
+    found = torch.empty(len(states), len(head))
+    teacher.all_logits(states, found)
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    assert torch.allclose(teacher.logits(states, slice(990, 1020)).double(), expected[:, 990:1020], atol=1e-5)
