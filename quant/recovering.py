@@ -64,7 +64,7 @@ def recover(
     from tqdm import tqdm
 
     length, vocabulary = teacher.ids.shape[1], len(parts(model).head.weight)
-    order = batches(len(windows), windows_per_step(length, vocabulary), steps, seed)
+    order = batches(len(windows), windows_per_step(length, vocabulary // teacher.stride), steps, seed)
     judged_at = {round((number + 1) * steps / JUDGEMENTS) for number in range(JUDGEMENTS)}
     with _student(model, teacher, held_out) as student:
         if folder is None or not student.load(folder / STATE):
@@ -101,7 +101,7 @@ class _Student:
 
     def learn(self, windows: NDArray[np.int64], rate: float) -> None:
         """One step on those of the teacher's windows, with the learning rates times `rate`."""
-        backward(self.model, self.teacher, windows, label_share=LABEL_SHARE)
+        backward(self.model, self.teacher, windows, label_share=LABEL_SHARE, every=self.teacher.stride)
         for group, own in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = own * rate
         self.optimiser.step()
@@ -110,7 +110,7 @@ class _Student:
 
     def judge(self) -> None:
         """The loss on the windows held out; the weights are kept where there was none better."""
-        judgement = judge(self.model, self.teacher, self.held_out)
+        judgement = judge(self.model, self.teacher, self.held_out, every=self.teacher.stride)
         loss = (1 - LABEL_SHARE) * judgement.kl + LABEL_SHARE * judgement.nll
         if loss < min(self.losses.values(), default=math.inf):
             self.best_step = self.step

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from edgekit.models.forward import parts
 from edgekit.quant.factors import Factors, multiplied
 from edgekit.quant.head_scores import Candidates, HeadScore, UnitCosts
 from edgekit.quant.structure import Goal, Structure, Unit, remove
 from edgekit.quant.teacher import Judgement, Teacher, judge
 
 ROUNDS = 4
-WINDOWS = 32  # that scores look at
+WINDOWS, FEWEST = 32, 8  # that scores look at
+WORK = 1e12  # tokens times parameters of the layers, of a round's windows
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def choose(
 
     `teacher` is `model` as it is, `windows` and `held_out` are numbers of its windows. The model is left as it was.
     """
-    looked_at, kinds = spread(windows, WINDOWS), tuple(goal.kind for goal in goals)
+    looked_at, kinds = spread(windows, affordable(model, teacher.ids.shape[1])), tuple(goal.kind for goal in goals)
     rounds: list[Round] = []
     costs: UnitCosts | None = None
     for number in tqdm(range(1, ROUNDS + 1), desc="choosing heads", unit="round", disable=None):
@@ -66,8 +68,14 @@ def choose(
             structure, units = remove(structure, of_kind, goal, total)
             gone += units
         with multiplied(model, Factors.keeping(structure)):
-            rounds.append(Round(tuple(gone), costs, judge(model, teacher, held_out)))
+            rounds.append(Round(tuple(gone), costs, judge(model, teacher, held_out, every=teacher.stride)))
     return Removal(structure, tuple(rounds))
+
+
+def affordable(model: Any, length: int) -> int:
+    """How many windows scores look at: fewer where the model is large, so that a round takes about a minute."""
+    weights = sum(parameter.numel() for layer in parts(model).layers for parameter in layer.parameters())
+    return max(FEWEST, min(WINDOWS, int(WORK / (weights * length))))
 
 
 def spread(windows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -91,14 +91,30 @@ class _Stream:
         """The stream after that layer; the watches see what goes through its projections."""
         import torch
 
-        ends = []
+        return torch.cat(list(self._ends(layer, *watches)))
+
+    def into(self, layer: int, watch: _Watch) -> None:
+        """No further into that layer than to the watch's projection."""
+        watch.then_stop = True
+        for _ in self._ends(layer, watch):
+            raise AssertionError("the watch saw nothing")
+
+    def _ends(self, layer: int, *watches: _Watch) -> Iterator[torch.Tensor]:
+        import torch
+
         with ExitStack() as stack, torch.no_grad():
             for watch in watches:
                 stack.enter_context(watch)
             for window in self.hidden:
-                end = self.layers[layer](window[None], **self._arguments[layer])
-                ends.append(end[0] if isinstance(end, tuple) else end)
-        return torch.cat(ends)
+                try:
+                    end = self.layers[layer](window[None], **self._arguments[layer])
+                except _Enough:
+                    continue
+                yield end[0] if isinstance(end, tuple) else end
+
+
+class _Enough(Exception):
+    """What is wanted of this layer is there."""
 
 
 class _Watch:
@@ -106,6 +122,7 @@ class _Watch:
 
     def __init__(self, projection: Any, *, inputs: bool) -> None:
         self._projection = projection
+        self.then_stop = False
         self._inputs: list[torch.Tensor] | None = [] if inputs else None
         self._outputs: list[torch.Tensor] = []
 
@@ -114,6 +131,8 @@ class _Watch:
             self._outputs.append(output)
             if self._inputs is not None:
                 self._inputs.append(args[0])
+            if self.then_stop:
+                raise _Enough
 
         self._handle = self._projection.register_forward_hook(hook)
 
@@ -152,18 +171,22 @@ class _Walk:
         end = self.whole.through(index, attention, feed_forward)
 
         now = _Watch(pruned.self_attn.o_proj, inputs=True)
-        self.pruned.through(index, now)
+        self.pruned.into(index, now)
         target, found = attention.outputs, now.outputs
         if straight:
             target, found = self.whole.hidden + target, self.pruned.hidden + found
         yield self._refit(f"{name}.self_attn.o_proj", pruned.self_attn.o_proj, now.inputs, target, found)
 
         now = _Watch(pruned.mlp.down_proj, inputs=True)
-        found = self.pruned.through(index, now)
-        target, found = (end, found) if straight else (feed_forward.outputs, now.outputs)
-        yield self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, now.inputs, target, found)
-
-        self.whole.hidden, self.pruned.hidden = end, self.pruned.through(index)
+        stream = self.pruned.through(index, now)
+        target, found = (end, stream) if straight else (feed_forward.outputs, now.outputs)
+        inputs, outputs = now.inputs, now.outputs
+        refit = self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, inputs, target, found)
+        yield refit
+        if refit.ridge is not None:
+            added = (lambda values: values) if straight else pruned.post_feedforward_layernorm
+            stream += added(pruned.mlp.down_proj(inputs)) - added(outputs)
+        self.whole.hidden, self.pruned.hidden = end, stream
 
     def _refit(self, name: str, linear: Any, x: torch.Tensor, target: torch.Tensor, found: torch.Tensor) -> Refit:
         """Change the linear (D, K), whose inputs are x, so that what is `found` (W, T, D) comes nearer the target."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 from models_random import random_checkpoint
 
 from edgekit.models.checkpoint import open_checkpoint
@@ -63,6 +64,15 @@ def test_rounds(tmp_path: Path) -> None:
 
     of_heads = choose(model, teacher, np.arange(4), np.array([4]), full, goals[:1], Recorded())
     assert len(of_heads.rounds) == 2  # nothing was left to do in the others
+
+
+def test_large_models_are_scored_on_fewer_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(open_checkpoint(random_checkpoint(tmp_path / "model", "llama")))
+    weights = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    assert removal.affordable(model, 512) == removal.WINDOWS
+    for windows, expected in ((20, 20), (3, removal.FEWEST)):
+        monkeypatch.setattr(removal, "WORK", weights * 512.0 * windows)
+        assert removal.affordable(model, 512) == expected
 
 
 def test_many_windows_are_thinned_evenly() -> None:

@@ -41,6 +41,7 @@ class Gates:
         """The log odds after one step for each window and pass."""
         import torch
 
+        model, teacher = candidates.model, candidates.teacher
         kept, kinds = Factors.keeping(candidates.structure), candidates.kinds
         owners = _owners(kept.heads, candidates.structure.spec, whole_groups="groups" in kinds)
         heads, channels = _start(candidates.before, kept)
@@ -57,8 +58,8 @@ class Gates:
                 kept.heads * drawn(heads, generator).gather(1, owners) if heads.requires_grad else kept.heads,
                 kept.channels * drawn(channels, generator) if channels.requires_grad else kept.channels,
             )
-            with multiplied(candidates.model, gates):
-                backward(candidates.model, candidates.teacher, candidates.windows[chosen])
+            with multiplied(model, gates):
+                backward(model, teacher, candidates.windows[chosen], every=teacher.stride)
             for gates_of_kind in trained:
                 gates_of_kind.step(self.penalty, self.rate)
         return UnitCosts.of(Factors(heads.detach().gather(1, owners), channels))

@@ -22,12 +22,12 @@ class Taylor:
         """One backward pass over each window."""
         import torch
 
-        model, windows = candidates.model, candidates.windows
+        model, teacher, windows = candidates.model, candidates.teacher, candidates.windows
         factors = Factors.keeping(candidates.structure).trainable()
         squares = Factors(torch.zeros_like(factors.heads), torch.zeros_like(factors.channels))
         with multiplied(model, factors):
             for window in windows:
-                backward(model, candidates.teacher, np.array([window]), label_share=1.0)
+                backward(model, teacher, np.array([window]), label_share=1.0, every=teacher.stride)
                 for factor, square in ((factors.heads, squares.heads), (factors.channels, squares.channels)):
                     assert factor.grad is not None
                     square.addcmul_(factor.grad, factor.grad, value=1 / len(windows))
