@@ -26,7 +26,7 @@ from edgekit.models.errors import InputError
 from edgekit.quant.coupling import compensated_in_turn, descended_in_turn, outer_hessian
 from edgekit.quant.formats.block import threads
 from edgekit.quant.formats.format import Blocks, FloatRows, Format
-from edgekit.quant.statistics import KroneckerTerm, MatrixStatistics
+from edgekit.quant.statistics import MatrixStatistics
 
 DAMPING = 0.1  # of the mean diagonal, added to it; GPTQ's 0.01 follows the noise of a few thousand tokens
 SWEEPS = 3  # of descent; most rows are at rest before
@@ -37,10 +37,14 @@ LARGEST_PROPORTION = 100.0  # beyond it, or below one over it, the smaller term 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows (R,) of a matrix with the same Hessian up to a factor: (K, K) float32, damped."""
+    """Rows (R,) of a matrix with the same Hessian up to a factor: (K, K) float32, damped.
+
+    With `outer` (R, R) float32, all rows of the matrix, and they make up for each other's errors.
+    """
 
     rows: NDArray[np.int64]
     hessian: NDArray[np.float32]
+    outer: NDArray[np.float32] | None = None
 
     def chunks(self) -> Iterator[NDArray[np.int64]]:
         """The rows, so many at a time that copies of them are small."""
@@ -57,10 +61,12 @@ class RowGroup:
         return order.astype(np.int32), np.ascontiguousarray(factor, dtype=np.float32)
 
 
-def row_groups(terms: Sequence[KroneckerTerm]) -> Iterator[RowGroup]:
+def row_groups(statistics: MatrixStatistics) -> Iterator[RowGroup]:
     """All rows of a matrix, in groups; one group where there is one term. Raises InputError for NaN or infinity."""
+    terms, correlation = statistics.terms, statistics.correlation
     if len(terms) == 1:
-        yield RowGroup(np.arange(len(terms[0].rows)), _damped(terms[0].columns))
+        outer = None if correlation is None else outer_hessian(terms[0].rows, correlation.fitted)
+        yield RowGroup(np.arange(len(terms[0].rows)), _damped(terms[0].columns), outer)
         return
     head, lookup = terms
     traces = [float(np.trace(term.columns, dtype=np.float64)) or 1.0 for term in terms]
@@ -81,11 +87,11 @@ def compensated(
 ) -> list[Blocks]:
     """GPTQ of `values` (N, K) in each block format, in the scales of its `plain` blocks (N, B)."""
     results = [np.empty_like(blocks) for _, blocks in plain]
-    for group in row_groups(statistics.terms):
+    for group in row_groups(statistics):
         order, factor = group.order_and_factor()
-        if statistics.correlation is not None:
-            outer = outer_hessian(statistics.terms[0].rows, statistics.correlation.fitted)
-            return [compensated_in_turn(values, *blocks, outer, factor, order) for blocks in plain]
+        if group.outer is not None:
+            results = [compensated_in_turn(values, *blocks, group.outer, factor, order) for blocks in plain]
+            continue
         for rows in group.chunks():
             chosen = values[rows]
             for (format, blocks), result in zip(plain, results, strict=True):
@@ -96,10 +102,10 @@ def compensated(
 def descended(values: FloatRows, format: Format, blocks: Blocks, statistics: MatrixStatistics) -> Blocks:
     """The blocks (N, B) of `values` (N, K) after coordinate descent, and after GPTQ and descent from there."""
     result = np.empty_like(blocks)
-    for group in row_groups(statistics.terms):
-        if statistics.correlation is not None:
-            outer = outer_hessian(statistics.terms[0].rows, statistics.correlation.fitted)
-            return descended_in_turn(values, format, blocks, outer, group.hessian)
+    for group in row_groups(statistics):
+        if group.outer is not None:
+            result = descended_in_turn(values, format, blocks, group.outer, group.hessian)
+            continue
         order, factor = group.order_and_factor()
         for rows in group.chunks():
             chosen = values[rows]

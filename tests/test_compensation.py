@@ -48,7 +48,7 @@ def damped(hessian: np.ndarray) -> np.ndarray:
 
 def test_one_term_is_one_group() -> None:
     _, statistics = make_matrix(9, 64, 1)
-    (group,) = row_groups(statistics.terms)
+    (group,) = row_groups(statistics)
     np.testing.assert_array_equal(group.rows, np.arange(9))
     np.testing.assert_allclose(group.hessian, damped(statistics.terms[0].columns.astype(np.float64)), rtol=1e-6)
 
@@ -58,7 +58,7 @@ def test_a_group_has_nearly_the_hessian_of_each_of_its_rows() -> None:
     head, lookup = statistics.terms
     head.rows[5], lookup.rows[6] = 0, 0
     head.rows[7] = lookup.rows[7] = 0
-    groups = list(row_groups(statistics.terms))
+    groups = list(row_groups(statistics))
     assert len(groups) > 5
     assert sorted(np.concatenate([group.rows for group in groups]).tolist()) == list(range(300))
     for group in groups:
@@ -74,7 +74,7 @@ def test_a_group_has_nearly_the_hessian_of_each_of_its_rows() -> None:
 
 def test_the_factor_is_the_textbooks() -> None:
     _, statistics = make_matrix(3, 96, 1)
-    (group,) = row_groups(statistics.terms)
+    (group,) = row_groups(statistics)
     order, factor = group.order_and_factor()
     diagonal = np.diagonal(group.hessian)
     assert np.all(np.diff(diagonal[order]) <= 0) and sorted(order.tolist()) == list(range(96))
@@ -92,7 +92,7 @@ def test_every_row_is_compensated_under_its_groups_hessian(format: Format, monke
     np.testing.assert_array_equal(beside, compensated(values, [(other, nearest)], statistics)[0])
     monkeypatch.setattr(compensation, "CHUNK_WEIGHTS", 3 * 256)
     np.testing.assert_array_equal(found, compensated(values, [(format, plain)], statistics)[0])
-    for group in row_groups(statistics.terms):
+    for group in row_groups(statistics):
         order, _ = group.order_and_factor()
         rows = group.rows
         expected = dense_compensated(
@@ -126,7 +126,7 @@ def test_descent_starts_twice_and_keeps_the_better_row(name: str, terms: int, mo
     monkeypatch.setattr(compensation, "CHUNK_WEIGHTS", 3 * 256)
     np.testing.assert_array_equal(descended(values, format, start, statistics), found)
     bettered = 0
-    for group in row_groups(statistics.terms):
+    for group in row_groups(statistics):
         rows, hessian = group.rows, group.hessian
         once, _ = _native.descend(format.name, values[rows], start[rows], hessian, compensation.SWEEPS, 1)
         order, factor = group.order_and_factor()
@@ -197,7 +197,7 @@ def test_moments_that_are_no_numbers_are_refused() -> None:
     _, statistics = make_matrix(6, 64, 1)
     statistics.terms[0].columns[3, 3] = np.inf
     with pytest.raises(InputError, match="not finite"):
-        list(row_groups(statistics.terms))
+        list(row_groups(statistics))
 
 
 def test_the_damping_is_worth_it() -> None:

@@ -110,7 +110,7 @@ def test_each_block_of_rows_is_compensated_for_those_before(name: str, monkeypat
     found, beside = compensated(values, [(format, plain), (other, nearest)], statistics)
     np.testing.assert_array_equal(beside, compensated(values, [(other, nearest)], statistics)[0])
     outer = outer_hessian(statistics.terms[0].rows, statistics.correlation.fitted).astype(np.float64)
-    (group,) = row_groups(statistics.terms)
+    (group,) = row_groups(statistics)
     order, _ = group.order_and_factor()
     errors = format.decode(found).astype(np.float64) - values
     for start in range(0, 30, 8):
@@ -131,7 +131,7 @@ def test_descent_ends_where_no_code_can_be_bettered(monkeypatch: pytest.MonkeyPa
     plain = round_to_nearest(values, format, statistics.importance())
     parts = parts_of(format, descended(values, format, plain, statistics))
     outer = outer_hessian(statistics.terms[0].rows, statistics.correlation.fitted).astype(np.float64)
-    (group,) = row_groups(statistics.terms)
+    (group,) = row_groups(statistics)
     least = dense_kl(np.stack([parts.decoded(n) for n in range(6)]) - values, outer, group.hessian)
     for n in range(6):
         for k in range(32):
@@ -157,7 +157,7 @@ def test_the_whole_never_rises(name: str, strength: float, monkeypatch: pytest.M
         assert each.correlation is not None
         format = format_of(name)
         outer = outer_hessian(each.terms[0].rows, each.correlation.fitted).astype(np.float64)
-        (group,) = row_groups(each.terms)
+        (group,) = row_groups(each)
         blocks, before = round_to_nearest(values, format, each.importance()), np.inf
         for _ in range(4):
             error = format.decode(blocks).astype(np.float64) - values
