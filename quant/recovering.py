@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 LABEL_SHARE = 0.1  # of the loss
-LEARNING_RATE = 1e-3  # of a matrix's root mean square; falls to zero
+LEARNING_RATE = 5e-4  # of a matrix's root mean square; falls to zero
 BETAS = (0.9, 0.95)
 JUDGEMENTS = 8  # times that the held-out windows are looked at, and that the state is kept
 STATE = "recovery.pt"
