@@ -5,12 +5,13 @@ is stochastic, as in Voita et al., arXiv 1905.09418: hard concrete (Louizos et a
 0 or exactly 1 most of the time and has a derivative in between. Plain factors with an L1 penalty do not work here: the
 next norm divides out what the heads of a layer have in common, so that all shrink together and cost nothing, and a
 small one is not one that can go. Nor do Adam's steps (Kingma and Ba, arXiv 1412.6980), in which a gate that matters ten
-times as much as another opens no faster: here all gates of a kind share one scale.
+times as much as another opens no faster: here all gates of a kind share one scale, and draws come in mirrored pairs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,12 +52,12 @@ class Gates:
         if "channels" in kinds:
             trained.append(_Trained(channels.requires_grad_(), kept.channels))
         seed = int(kept.heads.sum() + kept.channels.sum())  # another one in every round
-        generator = torch.Generator().manual_seed(seed)
         windows = len(candidates.windows)
-        for chosen in batches(windows, 1, self.passes * windows, seed):
+        chance = _mirrored(kept, torch.Generator().manual_seed(seed))
+        for chosen, uniform in zip(batches(windows, 1, self.passes * windows, seed), chance, strict=False):
             gates = Factors(
-                kept.heads * drawn(heads, generator).gather(1, owners) if heads.requires_grad else kept.heads,
-                kept.channels * drawn(channels, generator) if channels.requires_grad else kept.channels,
+                kept.heads * drawn(heads, uniform.heads).gather(1, owners) if heads.requires_grad else kept.heads,
+                kept.channels * drawn(channels, uniform.channels) if channels.requires_grad else kept.channels,
             )
             with multiplied(model, gates):
                 backward(model, teacher, candidates.windows[chosen], every=teacher.stride)
@@ -101,12 +102,25 @@ def _start(before: UnitCosts | None, kept: Factors) -> tuple[torch.Tensor, torch
     return torch.from_numpy(before.heads.copy()), torch.from_numpy(before.channels.copy())
 
 
-def drawn(odds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A gate within 0 and 1, ends included, for each of the log odds."""
+def _mirrored(shaped: Factors, generator: torch.Generator) -> Iterator[Factors]:
+    """Numbers from 0 to 1 for ever; every second time the mirror image, so that what chance closed is open next."""
     import torch
 
-    uniform = torch.rand(odds.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
-    return (torch.sigmoid((uniform.logit() + odds) / TEMPERATURE) * (HIGH - LOW) + LOW).clamp(0, 1)
+    while True:
+        uniform = Factors(
+            *(torch.rand(values.shape, generator=generator) for values in (shaped.heads, shaped.channels))
+        )
+        yield uniform
+        yield Factors(1 - uniform.heads, 1 - uniform.channels)
+
+
+def drawn(odds: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """A gate within 0 and 1, ends included, for each of the log odds and of the numbers drawn from 0 to 1."""
+    import torch
+
+    return (torch.sigmoid((uniform.clamp(1e-6, 1 - 1e-6).logit() + odds) / TEMPERATURE) * (HIGH - LOW) + LOW).clamp(
+        0, 1
+    )
 
 
 def open_probability(odds: torch.Tensor) -> torch.Tensor:
