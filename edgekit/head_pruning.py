@@ -20,7 +20,7 @@ from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.divergence import WINDOW
 from edgekit.models.errors import InputError
 from edgekit.models.families.counts import loads_in_transformers
-from edgekit.models.forward import load_model
+from edgekit.models.forward import load_model, parts
 from edgekit.models.spec import ModelSpec
 from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
 from edgekit.pruned_heads import HeadOptions, HeadsPruned
@@ -78,6 +78,7 @@ def prune_heads(
     with clock.stage("cutting"):
         smaller = cut(opened, removal.structure)
         model = load_model(smaller)
+        _share_vocabulary(whole, model)
         quality["pruned"] = judge(model, teacher, windows.judged)
     with clock.stage("repair"):
         repaired = repair(whole, model, teacher, windows.seen, windows.held_out)
@@ -129,6 +130,12 @@ def _check_family(checkpoint: Checkpoint, goals: Sequence[Goal]) -> None:
     except InputError as error:  # as Gemma 3's of 62 layers, whose attention GGUF scales by the number of heads
         family = checkpoint.spec.family
         raise InputError(f"a {family} of these sizes cannot lose query heads ({error}): prune --ffn instead") from error
+
+
+def _share_vocabulary(whole: Any, model: Any) -> None:
+    """Nothing changes the embedding and the head: one copy in memory is enough, and they are most of a small model."""
+    for ours, theirs in ((parts(model).embedding, parts(whole).embedding), (parts(model).head, parts(whole).head)):
+        ours.weight = theirs.weight
 
 
 @dataclass(frozen=True)

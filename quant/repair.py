@@ -118,7 +118,10 @@ class _Enough(Exception):
 
 
 class _Watch:
-    """A projection's outputs (W, T, D), and its inputs (W, T, K) where they are wanted, while the block lasts."""
+    """A block that watches a projection; after it there are its outputs (W, T, D) and, if wanted, inputs (W, T, K)."""
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
 
     def __init__(self, projection: Any, *, inputs: bool) -> None:
         self._projection = projection
@@ -136,21 +139,15 @@ class _Watch:
 
         self._handle = self._projection.register_forward_hook(hook)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        import torch
+
         self._handle.remove()
-
-    @property
-    def outputs(self) -> torch.Tensor:
-        import torch
-
-        return torch.cat(self._outputs)
-
-    @property
-    def inputs(self) -> torch.Tensor:
-        import torch
-
-        assert self._inputs is not None
-        return torch.cat(self._inputs)
+        if kind is not None:
+            return
+        self.outputs, self._outputs = torch.cat(self._outputs), []
+        if self._inputs is not None:
+            self.inputs, self._inputs = torch.cat(self._inputs), None
 
 
 @dataclass
@@ -180,12 +177,11 @@ class _Walk:
         now = _Watch(pruned.mlp.down_proj, inputs=True)
         stream = self.pruned.through(index, now)
         target, found = (end, stream) if straight else (feed_forward.outputs, now.outputs)
-        inputs, outputs = now.inputs, now.outputs
-        refit = self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, inputs, target, found)
+        refit = self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, now.inputs, target, found)
         yield refit
         if refit.ridge is not None:
             added = (lambda values: values) if straight else pruned.post_feedforward_layernorm
-            stream += added(pruned.mlp.down_proj(inputs)) - added(outputs)
+            stream += added(pruned.mlp.down_proj(now.inputs)) - added(now.outputs)
         self.whole.hidden, self.pruned.hidden = end, stream
 
     def _refit(self, name: str, linear: Any, x: torch.Tensor, target: torch.Tensor, found: torch.Tensor) -> Refit:
