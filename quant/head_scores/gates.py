@@ -1,16 +1,16 @@
 """Gates: a factor per unit, trained with the weights frozen.
 
-Descent lowers KL(model || gated model) plus an L1 penalty on the probabilities that the gates are open at all. A gate
-is stochastic, as in Voita et al., arXiv 1905.09418: hard concrete (Louizos et al., arXiv 1712.01312), which is exactly
-0 or exactly 1 most of the time and has a derivative in between. Plain factors with an L1 penalty do not work here: the
-next norm divides out what the heads of a layer have in common, so that all shrink together and cost nothing, and a
-small one is not one that can go. Nor do Adam's steps (Kingma and Ba, arXiv 1412.6980), in which a gate that matters ten
-times as much as another opens no faster: here all gates of a kind share one scale, and draws come in mirrored pairs.
+Descent lowers KL(model || gated model) plus an L1 penalty on the gates' log odds of being open, of such a weight that
+these keep their sum: under a fixed one either all gates close in the end, or all open so far that draws tell nothing. A
+gate is stochastic, as in Voita et al., arXiv 1905.09418: hard concrete (Louizos et al., arXiv 1712.01312), which is
+exactly 0 or exactly 1 most of the time and has a derivative in between. Plain factors do not work here: the next norm
+divides out what the heads of a layer have in common, so that all shrink together and cost nothing, and a small one is
+not one that can go. Nor do Adam's steps (Kingma and Ba, arXiv 1412.6980), in which a gate that matters ten times as
+much as another opens no faster: here all gates of a kind share one scale. Draws come in mirrored pairs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,7 +35,6 @@ class Gates:
     """Log odds of every gate, which go on from the round before; a KV group that goes as a whole has one gate."""
 
     passes: int = 1  # over the windows, in every round
-    penalty: float = 0.3  # nats per token, of all gates of a kind together
     rate: float = 0.1  # of a step
 
     def score(self, candidates: Candidates) -> UnitCosts:
@@ -62,7 +61,7 @@ class Gates:
             with multiplied(model, gates):
                 backward(model, teacher, candidates.windows[chosen], every=teacher.stride)
             for gates_of_kind in trained:
-                gates_of_kind.step(self.penalty, self.rate)
+                gates_of_kind.step(self.rate)
         return UnitCosts.of(Factors(heads.detach().gather(1, owners), channels))
 
 
@@ -76,20 +75,18 @@ class _Trained:
     mean: torch.Tensor | float = 0.0
     square: torch.Tensor | float = 0.0  # mean over the gates in use
 
-    def step(self, penalty: float, rate: float) -> None:
-        """Along the gradient that is there and the penalty's."""
-        import torch
-
-        number = self.alive.sum()
-        torch.autograd.backward([penalty / number * (self.alive * open_probability(self.odds)).sum()])
+    def step(self, rate: float) -> None:
+        """Along the gradient that is there, less what all gates in use have in common: that is the penalty's."""
         assert self.odds.grad is not None
+        number = self.alive.sum()
+        gradient = self.alive * (self.odds.grad - (self.alive * self.odds.grad).sum() / number)
         self.steps += 1
-        self.mean = BETAS[0] * self.mean + (1 - BETAS[0]) * self.odds.grad
-        self.square = BETAS[1] * self.square + (1 - BETAS[1]) * self.odds.grad.square().sum() / number
+        self.mean = BETAS[0] * self.mean + (1 - BETAS[0]) * gradient
+        self.square = BETAS[1] * self.square + (1 - BETAS[1]) * gradient.square().sum() / number
         mean, square = (
             value / (1 - beta**self.steps) for value, beta in zip((self.mean, self.square), BETAS, strict=True)
         )
-        self.odds.data -= rate * mean / square.sqrt()
+        self.odds.data -= rate * mean / square.sqrt().clamp(min=1e-30)  # nothing moves where all are wide open
         self.odds.grad = None
 
 
@@ -121,11 +118,6 @@ def drawn(odds: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return (torch.sigmoid((uniform.clamp(1e-6, 1 - 1e-6).logit() + odds) / TEMPERATURE) * (HIGH - LOW) + LOW).clamp(
         0, 1
     )
-
-
-def open_probability(odds: torch.Tensor) -> torch.Tensor:
-    """That the gate is not 0."""
-    return (odds - TEMPERATURE * math.log(-LOW / HIGH)).sigmoid()
 
 
 def _owners(heads: torch.Tensor, spec: ModelSpec, *, whole_groups: bool) -> torch.Tensor:
