@@ -21,13 +21,14 @@ from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.divergence import WINDOW
 from edgekit.models.forward import load_model
 from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
+from edgekit.quant.collection import collect
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import MeasuredKl, Sensitivity, matrices, stored_bytes
 from edgekit.quant.rescaling import Measurement
 from edgekit.quant.rescaling import calibrate as rescaled_by_measurement
 from edgekit.quant.rounding import Refinement
 from edgekit.quant.sensitivity import error_rows, table_of
-from edgekit.quant.statistics import MatrixStatistics, collect
+from edgekit.quant.statistics import MatrixStatistics
 from edgekit.quant.store import Store, kept_windows, store_key
 
 STATISTICS_TOKENS = 16384

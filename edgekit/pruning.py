@@ -27,9 +27,10 @@ from edgekit.models.spec import TensorSpec
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.pruning_file import PRUNING_FILE, pruning_text
 from edgekit.quant.candidates import fallback
+from edgekit.quant.collection import collect
 from edgekit.quant.formats import FORMATS, Format, format_of
 from edgekit.quant.sparsity import SCORES, histogram, keeps_zeros, prune_matrix, saliencies, shares
-from edgekit.quant.statistics import KroneckerTerm, collect
+from edgekit.quant.statistics import KroneckerTerm
 from edgekit.zeros import COMPRESSION_LEVEL, GGUF_NOTE, LEFT_ALONE, prunable
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from edgekit.quant.qat import finetune
 from edgekit.quant.training import Weights
 
 DISTILLATION_SECONDS = 600.0  # at most; the number of steps is fixed if they take less
-DISTILLATION_STEPS = (32, 384)  # windows at least and at most, by the model's size
+DISTILLATION_STEPS = (32, 768)  # windows at least and at most, by the model's size
 DISTILLATION_HELD_OUT = 8  # windows
 DISTILLATION_WORK = 5e12  # weights times tokens: about what the rest of the run takes
 FINETUNING_TOKENS = 1 << 17  # of training text at most; what is longer is sampled from evenly
@@ -60,6 +60,8 @@ def distilled(calibration: Calibration, planned: Planned, clock: Clock) -> Recov
             model, checkpoint, rounded, seen, held_out, steps=steps, seconds=DISTILLATION_SECONDS, seed=seed
         )
     note = f"distillation: KL {kl_text(training.before)} to {kl_text(training.after)} nats in {training.steps} steps"
+    if training.after == training.before:
+        note += ", none of which was better than the start: the weights are as without --distil"
     if not training.in_time:
         note += f", ended by its limit of {DISTILLATION_SECONDS / 60:.0f} minutes: another run may give other bytes"
     figures = {"kld_before": training.before, "kld_after": training.after, "steps": training.steps}

@@ -13,7 +13,7 @@ the average at some steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +60,24 @@ def distil(
     """
     teacher = Teacher(model, np.concatenate([windows, held_out]))
     order = batches(len(windows), 1, min(steps, PASSES * len(windows)), seed)
-    tokens = len(order) * windows.shape[1]
-    with (
-        replaced(model, _start_values(checkpoint, rounded), checkpoint.read),
-        _student(model, checkpoint, rounded, teacher, np.arange(len(windows), len(teacher.ids)), tokens) as student,
-    ):
+    with replaced(model, _start_values(checkpoint, rounded), checkpoint.read):
+        training = _trained(model, checkpoint, rounded, teacher, len(windows), order, seconds)
+        del teacher  # with its copy of the head, before the model's own is read again
+    return training
+
+
+def _trained(
+    model: Any,
+    checkpoint: Checkpoint,
+    rounded: Mapping[str, tuple[Format, Blocks]],
+    teacher: Teacher,
+    windows: int,
+    order: Sequence[NDArray[np.int64]],
+    seconds: float,
+) -> Training:
+    """Training on the first `windows` of the teacher's windows, the others held out."""
+    held_out, tokens = np.arange(windows, len(teacher.ids)), len(order) * teacher.ids.shape[1]
+    with _student(model, checkpoint, rounded, teacher, held_out, tokens) as student:
         return train(student, order, "distillation", seconds=seconds, falling=False)
 
 

@@ -15,14 +15,15 @@ import torch
 from models_random import VARIANTS, random_checkpoint, variant_id
 
 import edgekit.models.sampled_text
-import edgekit.quant.statistics as statistics_module
+import edgekit.quant.collection as collection_module
 from edgekit.models.calibration import calibration_windows
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.forward import HeldOut, Parts, load_model, parts, replaced
 from edgekit.models.sampled_text import draw
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import load_tokenizer
-from edgekit.quant.statistics import FREQUENCY_FROM_TEXT, MatrixStatistics, _head, collect, held_out
+from edgekit.quant.collection import FREQUENCY_FROM_TEXT, _head, collect, held_out
+from edgekit.quant.statistics import MatrixStatistics
 
 SAMPLE = Path(__file__).parent / "assets" / "sample"
 IDS = np.random.default_rng(0).integers(0, 4096, (6, 32))  # one batch of four windows and one of two
@@ -87,8 +88,8 @@ def test_every_term_equals_dense_autograd(
     variant: tuple[str, dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(statistics_module, "RECORDED", "float32")
-    monkeypatch.setattr(statistics_module, "WORTH_COUPLING", np.inf)
+    monkeypatch.setattr(collection_module, "RECORDED", "float32")
+    monkeypatch.setattr(collection_module, "WORTH_COUPLING", np.inf)
     checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", variant[0], **variant[1]))
     model = load_model(checkpoint)
     found = {statistics.name: statistics for statistics in collect(model, checkpoint, IDS, seed=4)}
@@ -138,7 +139,7 @@ def test_a_layers_inputs_may_wait_as_bfloat16(tmp_path: Path, monkeypatch: pytes
     checkpoint = open_checkpoint(random_checkpoint(tmp_path / "model", "gemma3"))
     model = load_model(checkpoint)
     found = list(collect(model, checkpoint, IDS, seed=4))
-    monkeypatch.setattr(statistics_module, "RECORDED", "float32")
+    monkeypatch.setattr(collection_module, "RECORDED", "float32")
     for short, exact in zip(found, collect(model, checkpoint, IDS, seed=4), strict=True):
         assert short.name == exact.name
         for mine, theirs in zip(short.terms, exact.terms, strict=True):
@@ -294,7 +295,7 @@ from edgekit.models.calibration import calibration_windows
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.forward import load_model
 from edgekit.models.tokenizer import load_tokenizer
-from edgekit.quant.statistics import collect
+from edgekit.quant.collection import collect
 checkpoint = open_checkpoint(Path(sys.argv[1]))
 model = load_model(checkpoint)
 seed = int(sys.argv[2])
