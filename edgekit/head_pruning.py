@@ -88,7 +88,14 @@ def prune_heads(
         with clock.stage("recovery"):
             place = None if work is None else work / _key(opened, removal.structure, windows, options, seed)
             recovered = recover(
-                model, teacher, windows.seen, windows.held_out, steps=options.recover, seed=seed, folder=place
+                model,
+                teacher,
+                windows.seen,
+                windows.held_out,
+                steps=options.recover,
+                seconds=options.recover_seconds,
+                seed=seed,
+                folder=place,
             )
             left = of_model(smaller, model)
             quality["recovered"] = judge(model, teacher, windows.judged)
@@ -169,7 +176,7 @@ def _windows(
 
 def _key(checkpoint: Checkpoint, structure: Structure, windows: _Windows, options: HeadOptions, seed: int) -> str:
     """The name of the folder of this very recovery."""
-    what = f"{windows.ids.tobytes().hex()} {structure.layers} {options.recover}"
+    what = f"{windows.ids.tobytes().hex()} {structure.layers} {options.recover} {options.recover_seconds}"
     return store_key(checkpoint, hashlib.sha256(what.encode()).hexdigest(), seed)
 
 
