@@ -231,7 +231,8 @@ class _Norm:
         """(W, T, 1): 1 / root mean square."""
         if self.module is None:
             return 1.0
-        return (outputs.square().mean(dim=-1, keepdim=True) + self.module.eps).rsqrt()
+        epsilon: float = self.module.eps
+        return (outputs.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
 
     def gain(self, columns: int) -> torch.Tensor:
         """(D, 1), float64."""
