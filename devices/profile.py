@@ -16,7 +16,12 @@ from edgekit.runtimes.session import available_cores
 _PROFILES = Path(__file__).parent / "profiles"
 _REQUIRED = ("title", "isa", "cores", "ram_bytes", "bandwidth_bytes_per_s", "sources")
 _COMPUTE = ("clock_hz", "cycles_per_block")  # both or neither
-_KEYS = frozenset((*_REQUIRED, "llama_cpp_bytes_per_s", *_COMPUTE, "host"))
+# How a benchmark reaches the device and runs there: devices/target.py reads these.
+CONNECTION = (
+    "transport", "serial", "port", "user", "identity_file", "known_hosts_file", "workdir", "runner_prefix",
+    "abi", "required_isa", "affinity", "threads", "cooldown", "env", "emulated", "tags",
+)  # fmt: skip
+_KEYS = frozenset((*_REQUIRED, "llama_cpp_bytes_per_s", *_COMPUTE, "host", *CONNECTION))  # host: true, or a name
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,12 @@ def load_device(name_or_path: str | Path) -> Device:
     `host` reads this machine's memory and cores and measures its bandwidth. Raises InputError for an unknown name, and
     for a file that is not TOML, misses a key, has an unknown one, or a value of the wrong type or out of range.
     """
+    name, table, path = read_profile(name_or_path)
+    return _host(name, table, path) if table.get("host") is True else _device(name, table, path)
+
+
+def read_profile(name_or_path: str | Path) -> tuple[str, dict[str, Any], Path]:
+    """A profile's name, its table as it stands in the file, and the file; InputError where there is no such TOML."""
     name = str(name_or_path)
     path = _PROFILES / f"{name}.toml" if name in device_names() else Path(name_or_path)
     if path.suffix != ".toml" or not path.is_file():
@@ -56,7 +67,7 @@ def load_device(name_or_path: str | Path) -> Device:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a TOML file ({error}): mend it") from error
-    return _host(path.stem, table, path) if table.get("host") is True else _device(path.stem, table, path)
+    return path.stem, table, path
 
 
 def _device(name: str, table: Mapping[str, Any], path: Path) -> Device:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Verdict = Literal["valid", "degraded", "invalid"]
 
@@ -23,6 +23,8 @@ class Sample:
     decode_tps: float
     inter_token_s: tuple[float, ...]
     output_sha256: str  # of the generated ids as little-endian int32
+    load_cold_s: float | None = None  # the first opening, after the system was asked to drop the file from its cache
+    at_s: float | None = None  # when it began, on the timeline's clock
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Memory:
     peak_bytes: int | None
     baseline_bytes: int | None
     reason: str | None = None
+    pss_bytes: int | None = None  # at the end, shared pages divided between those who share them
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,14 @@ class Build:
     """What ran."""
 
     edgekit: str
-    python: str
+    python: str | None  # None on a device, where a C program runs alone; the last five are that program's
     runtime: str
     runtime_version: str
+    git: str | None = None
+    compiler: str | None = None
+    flags: str | None = None
+    isa_built: tuple[str, ...] = ()
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,49 @@ class Config:
     reps: int
     threads: int
     cache_type: str | None = None  # of keys and values, as `CacheTypes` spells it; None: the runtime's own
+    affinity: tuple[int, ...] | None = None  # the cores that the system says it ran on; None: not asked
+
+
+@dataclass(frozen=True)
+class Core:
+    """One core of a device. None where the device does not tell."""
+
+    cpu: int
+    max_hz: float | None
+    capacity: float | None  # the kernel's, relative to the largest
+    big: bool
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """How a device was reached from the desk, and what it is. `emulated_why` says how that was seen."""
+
+    target: str
+    transport: str
+    model: str | None
+    machine: str  # "aarch64", "x86_64"
+    cores: tuple[Core, ...]
+    tags: tuple[str, ...] = ()
+    emulated_why: str | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was seen of the device at `at_s`, once a second; None where it does not tell."""
+
+    at_s: float
+    freq_hz: tuple[float | None, ...] | None  # by core
+    temp_c: dict[str, float] | None  # by thermal zone
+    load: float | None  # the system's average over the last minute
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the device's profile led to expect of decoding, an estimate, to be read beside the measured figure."""
+
+    decode_tps: float
+    bound_by: Literal["memory", "compute"]
+    explanation: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +167,11 @@ class BenchResult:
     samples: tuple[Sample, ...]
     memory: Memory
     summary: Summary
+    emulated: bool = False  # then its times say nothing of a real device
+    device: DeviceRun | None = None  # None: it ran in this process, on this machine
+    timeline: tuple[Moment, ...] = ()
+    unavailable: dict[str, str] = field(default_factory=dict)  # why what is None could not be had
+    predicted: Predicted | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -17,3 +17,7 @@ class MissingExtra(InputError):
 
 class TargetError(RuntimeError):
     """The output could not be written (no space, I/O error); nothing half-written is left. Exit code 1."""
+
+
+class InfrastructureError(RuntimeError):
+    """A device could not be reached, or what runs there failed; nothing was measured. Exit code 6."""
