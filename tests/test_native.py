@@ -51,6 +51,7 @@ ON_ONE = tuple(
         "model_refusals",
         "pool",
         "quantize",
+        "runner",
         "sampler",
     )
 )

@@ -1,0 +1,11 @@
+# As aarch64-musl-zig.cmake, for any x86-64 Linux.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR x86_64)
+set(ZIG_PYTHON python3 CACHE STRING "The Python that has the package ziglang")
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES ZIG_PYTHON)
+set(CMAKE_C_COMPILER ${ZIG_PYTHON} -m ziglang cc -target x86_64-linux-musl)
+set(CMAKE_C_ARCHIVE_CREATE "${ZIG_PYTHON} -m ziglang ar qc <TARGET> <LINK_FLAGS> <OBJECTS>")
+set(CMAKE_C_ARCHIVE_FINISH "${ZIG_PYTHON} -m ziglang ranlib <TARGET>")
+set(EDGEKIT_ZIG ON)
+set(CMAKE_EXE_LINKER_FLAGS_INIT -static)
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)

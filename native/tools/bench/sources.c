@@ -1,0 +1,123 @@
+#include "sources.h"
+#include "system.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MOST_ZONES = 64 }; /* phones have up to about 100, most of them of little use */
+
+static int has_name(const source_list *list, const char *name) {
+  for (int i = 0; i < list->count; i++) {
+    if (strcmp(list->items[i].name, name) == 0) return 1;
+  }
+  return 0;
+}
+
+/* Out of memory it adds nothing. */
+static void add(source_list *list, const char *name, const char *path, int base) {
+  if (list->count == MOST_SOURCES) return;
+  source *items = realloc(list->items, (size_t)(list->count + 1) * sizeof *items);
+  if (!items) return;
+  list->items = items;
+  source *added = &items[list->count];
+  added->file = open(path, O_RDONLY | O_CLOEXEC);
+  added->base = base;
+  snprintf(added->name, sizeof added->name, "%s", name);
+  if (has_name(list, added->name)) snprintf(added->name, sizeof added->name, "%.50s#%d", name, list->count);
+  list->count++;
+}
+
+static int can_read(const source *s) {
+  int64_t value;
+  return source_read(s, &value);
+}
+
+/* Takes back the last one added. */
+static void drop(source_list *list) {
+  const int file = list->items[--list->count].file;
+  if (file >= 0) close(file);
+}
+
+static void add_readable(source_list *list, const char *name, const char *path, int base) {
+  const int before = list->count;
+  add(list, name, path, base);
+  if (list->count > before && !can_read(&list->items[before])) drop(list);
+}
+
+source_list sources_frequencies(const char *sys) {
+  source_list list = {NULL, 0};
+  int readable = 0;
+  const long cores = sysconf(_SC_NPROCESSORS_CONF);
+  for (long core = 0; core < cores && core < MOST_SOURCES; core++) {
+    char path[256], name[32];
+    snprintf(path, sizeof path, "%s/devices/system/cpu/cpu%ld/cpufreq/scaling_cur_freq", sys, core);
+    snprintf(name, sizeof name, "cpu%ld", core);
+    add(&list, name, path, 10);
+    readable += list.count > 0 && can_read(&list.items[list.count - 1]);
+  }
+  if (!readable) sources_close(&list);
+  return list;
+}
+
+source_list sources_zones(const char *sys) {
+  source_list list = {NULL, 0};
+  for (int zone = 0; zone < MOST_SOURCES && list.count < MOST_ZONES; zone++) {
+    char path[256], type[64];
+    snprintf(path, sizeof path, "%s/class/thermal/thermal_zone%d/type", sys, zone);
+    if (read_text(path, type, sizeof type) <= 0) continue;
+    snprintf(path, sizeof path, "%s/class/thermal/thermal_zone%d/temp", sys, zone);
+    add_readable(&list, type, path, 10);
+  }
+  return list;
+}
+
+source_list sources_throttling(const char *sys) {
+  source_list list = {NULL, 0};
+  char path[256], type[64];
+  for (int device = 0; device < MOST_SOURCES && list.count < MOST_ZONES; device++) {
+    snprintf(path, sizeof path, "%s/class/thermal/cooling_device%d/type", sys, device);
+    if (read_text(path, type, sizeof type) <= 0) continue;
+    if (!strstr(type, "cpu") && strcmp(type, "Processor") != 0) continue; /* fans, screens, modems */
+    snprintf(path, sizeof path, "%s/class/thermal/cooling_device%d/cur_state", sys, device);
+    add_readable(&list, type, path, 10);
+  }
+  snprintf(path, sizeof path, "%s/devices/platform/soc/soc:firmware/get_throttled", sys);
+  add_readable(&list, "get_throttled", path, 16);
+  snprintf(path, sizeof path, "%s/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", sys);
+  add_readable(&list, "core_throttle_count", path, 10);
+  snprintf(path, sizeof path, "%s/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", sys);
+  add_readable(&list, "package_throttle_count", path, 10);
+  return list;
+}
+
+void sources_close(source_list *list) {
+  while (list->count > 0) drop(list);
+  free(list->items);
+  list->items = NULL;
+}
+
+int source_read(const source *s, int64_t *value) {
+  char text[32], *end;
+  const ssize_t length = s->file < 0 ? -1 : pread(s->file, text, sizeof text - 1, 0);
+  if (length <= 0) return 0;
+  text[length] = 0;
+  const long long number = strtoll(text, &end, s->base);
+  if (end == text) return 0;
+  *value = number;
+  return 1;
+}
+
+double sources_temperature(const source_list *zones, const char *name) {
+  double hottest = NAN;
+  for (int i = 0; i < zones->count; i++) {
+    int64_t value;
+    if (name && strcmp(zones->items[i].name, name) != 0) continue;
+    if (!source_read(&zones->items[i], &value)) continue;
+    if (!(1e-3 * (double)value <= hottest)) hottest = 1e-3 * (double)value; /* NAN at first */
+  }
+  return hottest;
+}
