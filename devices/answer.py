@@ -56,6 +56,7 @@ class RunState:
     exit: int | None
     signal: int | None
     nonce: str | None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,13 @@ class RunAnswer:
     samples: tuple[tuple[Sample, ...], ...]  # by model
     memory: tuple[Memory, ...]  # by model
     timeline: tuple[Moment, ...]
+    suspended_s: float | None
     reasons: dict[str, str] = field(default_factory=dict)  # for what is None
 
 
 def read_probe(content: str, device: str) -> Probe:
     """`edgekit-bench probe`'s line; InfrastructureError where it is not what it should be."""
-    return _probe(_document(content.encode(), f"{device}: the probe"))
+    return _probe(_protocol(_document(content.encode(), f"{device}: the probe")))
 
 
 def read_state(content: str, device: str) -> RunState:
@@ -124,14 +126,13 @@ def read_state(content: str, device: str) -> RunState:
         exit=answer.maybe("exit", lambda found: found.whole(0, 255)),
         signal=answer.maybe("signal", lambda found: found.whole(1, 64)),
         nonce=answer.maybe("nonce", lambda found: found.text(_NONCE)),
+        error=answer.maybe("error", _Found.text),
     )
 
 
 def read_result(content: bytes, device: str) -> RunAnswer:
     """`result.json` of a run."""
-    answer = _document(content, f"{device}: the result")
-    if answer["protocol"].whole(0, 1 << 30) != PROTOCOL:
-        raise answer["protocol"].odd(f"is not {PROTOCOL}: the runner is of another version of edgekit")
+    answer = _protocol(_document(content, f"{device}: the result"))
     models = tuple(_model(found) for found in answer["models"].items(2))
     if not models:
         raise answer["models"].odd("is empty")
@@ -150,8 +151,15 @@ def read_result(content: bytes, device: str) -> RunAnswer:
         samples=tuple(tuple(samples) for samples in by_model),
         memory=memory,
         timeline=tuple(_moment(found) for found in answer["timeline"].items(_MOST_MOMENTS)),
+        suspended_s=answer.maybe("suspended_s", lambda found: found.number(0, 1e7)),
         reasons={name: found.text() for name, found in answer["reasons"].entries(64)},
     )
+
+
+def _protocol(answer: _Found) -> _Found:
+    if answer["protocol"].whole(0, 1 << 30) != PROTOCOL:
+        raise answer["protocol"].odd(f"is not {PROTOCOL}, as that of another version of edgekit")
+    return answer
 
 
 def _probe(answer: _Found) -> Probe:
@@ -249,10 +257,14 @@ def _moment(answer: _Found) -> Moment:
     def zones(found: _Found) -> dict[str, float]:
         return {name: zone.number(-273.15, 1000) for name, zone in found.entries(_MOST_ZONES)}
 
+    def counts(found: _Found) -> dict[str, int]:
+        return {name: count.whole(-(1 << 53), 1 << 53) for name, count in found.entries(_MOST_ZONES)}
+
     return Moment(
         at_s=answer["at_s"].number(0, 1e7),
         freq_hz=answer.maybe("freq_hz", clocks),
         temp_c=answer.maybe("temp_c", zones),
+        throttling=answer.maybe("throttling", counts),
         load=answer.maybe("load", lambda found: found.number(0, 1e6)),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -17,6 +16,7 @@ import gguf
 from tqdm import tqdm
 
 from edgekit.devices import host
+from edgekit.devices.deploy import file_sha256
 from edgekit.devices.measure import measure
 from edgekit.devices.result import BenchResult, Build, Config, Machine, Memory, ModelFile, summarise
 from edgekit.devices.verdict import judge
@@ -60,7 +60,7 @@ def bench(
         reasons=reasons,
         machine=machine,
         build=_build(runtime),
-        model=_model_file(model),
+        model=model_file(model),
         config=config,
         samples=samples,
         memory=memory,
@@ -71,6 +71,14 @@ def bench(
 def _config(
     runtime: str, prompt_tokens: int, gen_tokens: int, reps: int, threads: int | None, cache: CacheTypes | None
 ) -> Config:
+    check_range(prompt_tokens, gen_tokens, reps)
+    return Config(
+        prompt_tokens, gen_tokens, reps, thread_count(runtime, threads), None if cache is None else str(cache)
+    )
+
+
+def check_range(prompt_tokens: int, gen_tokens: int, reps: int) -> None:
+    """InputError for a workload of nothing."""
     for option, value, least in (
         ("--prompt-tokens", prompt_tokens, 1),
         ("--gen-tokens", gen_tokens, 2),  # one interval between tokens at least
@@ -78,9 +86,6 @@ def _config(
     ):
         if value < least:
             raise InputError(f"{option} {value} is out of range: give {least} or more")
-    return Config(
-        prompt_tokens, gen_tokens, reps, thread_count(runtime, threads), None if cache is None else str(cache)
-    )
 
 
 def _memory(model: Path, runtime: str, config: Config, threads: int | None) -> Memory:
@@ -119,12 +124,11 @@ def _build(runtime: str) -> Build:
     )
 
 
-def _model_file(path: Path) -> ModelFile:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+def model_file(path: Path) -> ModelFile:
+    """A file's digest and the bytes of each of its types; InputError where it is no whole GGUF."""
     types: dict[str, int] = {}
     for tensor in read_header(path).tensors:
         kind = gguf.GGMLQuantizationType(tensor.ggml_type)
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         types[kind.name] = types.get(kind.name, 0) + math.prod(tensor.shape) // block * block_bytes
-    return ModelFile(path=str(path), sha256=digest, bytes=path.stat().st_size, types=types)
+    return ModelFile(path=str(path), sha256=file_sha256(path), bytes=path.stat().st_size, types=types)

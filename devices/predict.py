@@ -15,6 +15,7 @@ __all__ = [
     "lookup_parameters",
     "parameters",
     "predict_decode",
+    "predict_reading",
     "ram_bytes",
     "seconds_per_weight",
 ]
@@ -42,7 +43,11 @@ def predict_decode(device: Device, spec: ModelSpec, read_bytes: int, *, position
 
     `read_bytes` is the sum of the tensors' bytes without a table that is only looked up (an untied input embedding).
     """
-    total = read_bytes + _cache_read(spec, position)
+    return predict_reading(device, read_bytes + _cache_read(spec, position))
+
+
+def predict_reading(device: Device, total: int) -> Prediction:
+    """Tokens per second where each of them reads `total` bytes."""
     ceiling = device.bandwidth_bytes_per_s / total
     seen = device.llama_cpp_bytes_per_s
     each = f"{total / 1e6:.0f} MB are read for each token"

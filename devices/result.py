@@ -142,6 +142,7 @@ class Moment:
     freq_hz: tuple[float | None, ...] | None  # by core
     temp_c: dict[str, float] | None  # by thermal zone
     load: float | None  # the system's average over the last minute
+    throttling: dict[str, int] | None = None  # what holds processors back, raw, by its name
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ class BenchResult:
     emulated: bool = False  # then its times say nothing of a real device
     device: DeviceRun | None = None  # None: it ran in this process, on this machine
     timeline: tuple[Moment, ...] = ()
+    suspended_s: float | None = None  # that the device slept in mid-run
     unavailable: dict[str, str] = field(default_factory=dict)  # why what is None could not be had
     predicted: Predicted | None = None
     schema_version: int = SCHEMA_VERSION

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from edgekit.devices.result import Config, Machine, Memory, Quantiles, Sample, Summary, Verdict
+from edgekit.devices.result import Config, Machine, Memory, Moment, Quantiles, Sample, Summary, Verdict
 
 FEW_REPS = 3
 SPREAD = 0.10  # of the median, between the 10 % and 90 % quantiles
 SHORT_S = 0.1  # of decoding in one repetition: below it, the clock and the scheduler show
 BUSY = 0.5  # others' load per core
+SLOWED = 0.9  # of a core's fastest clock in the run: below it, something held the core back
+_PI_BITS = {0: "under-voltage", 1: "a capped clock", 2: "throttling", 3: "the soft temperature limit"}
+_SINCE_BOOT = 16  # the same bits again, this many higher
 
 
 def judge(
@@ -58,6 +62,61 @@ def _doubtful(
     if memory.peak_bytes is None:
         reasons.append(f"memory was not measured: {memory.reason}")
     return reasons
+
+
+def device_doubts(
+    samples: Sequence[Sample], timeline: Sequence[Moment], cpus: Sequence[int], max_c: float | None
+) -> list[str]:
+    """What the timeline of a run on a device shows against its figures.
+
+    `cpus` are the cores that were used; their clocks count while samples were taken, since an idle core's is low.
+    max_c: what the device was to cool down to.
+    """
+    reasons = []
+    during = [moment for moment in timeline if any(_taken(sample, moment.at_s) for sample in samples)]
+    for cpu in cpus:
+        clocks = [m.freq_hz[cpu] for m in during if m.freq_hz is not None and cpu < len(m.freq_hz)]
+        known = [clock for clock in clocks if clock is not None]
+        if known and min(known) < SLOWED * max(known):
+            reasons.append(
+                f"core {cpu}'s clock varied between {min(known) / 1e9:.2f} and {max(known) / 1e9:.2f} GHz in the run"
+            )
+    first = next((m.temp_c for m in timeline if m.temp_c), None)
+    if max_c is not None and first is not None and max(first.values()) > max_c:
+        reasons.append(f"it began at {max(first.values()):.0f} degrees, above {max_c:g}")
+    return reasons + _held_back([m.throttling for m in timeline if m.throttling is not None])
+
+
+def _taken(sample: Sample, at_s: float) -> bool:
+    """Whether it was being taken then."""
+    if sample.at_s is None:
+        return False
+    return sample.at_s <= at_s <= sample.at_s + sample.load_s + sample.ttft_s + sum(sample.inter_token_s)
+
+
+def _held_back(seen: Sequence[dict[str, int]]) -> list[str]:
+    """Signs of throttling in the raw counters: see `pi_throttling` for the Raspberry Pi's bits."""
+    reasons = []
+    for name in sorted(set().union(*seen)):
+        values = [each[name] for each in seen if name in each]
+        if name == "get_throttled":
+            reasons += pi_throttling(values)
+        elif name.endswith("throttle_count"):  # counts since boot
+            if values[-1] > values[0]:
+                reasons.append(f"{name} grew by {values[-1] - values[0]}")
+        elif max(values) > 0:
+            reasons.append(f"the cooling device {name} was at work")
+    return reasons
+
+
+def pi_throttling(values: Sequence[int]) -> list[str]:
+    """A Raspberry Pi's `get_throttled`: bits 0 to 3 say what is so now, 16 to 19 what was since boot."""
+    now = new = 0
+    for value in values:
+        now |= value & 0xF
+        new |= (value & ~values[0]) >> _SINCE_BOOT
+    bits = [text for bit, text in _PI_BITS.items() if (now | new) >> bit & 1]
+    return [f"the board reported {', '.join(bits)}"] if bits else []
 
 
 def spread(quantiles: Quantiles) -> float:

@@ -12,7 +12,7 @@ import typer
 
 from edgekit.cli import bench, devices, evaluate, export, inspect, plan, prune, quantize, run
 from edgekit.cli.options import Debug, State
-from edgekit.models.errors import InputError, TargetError
+from edgekit.models.errors import InfrastructureError, InputError, TargetError
 
 COMMANDS = (
     ("prune", prune),
@@ -44,7 +44,11 @@ for _name, _module in COMMANDS:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit code: 0, 2 for input that cannot be used, 1 for every other failure."""
+    """Run one command line.
+
+    The exit code: 0, 2 for input that cannot be used, 6 for a device that fails us, 1 for every other failure; and
+    `bench`'s verdicts.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name or a token that the terminal's encoding lacks is no failure
             stream.reconfigure(errors="backslashreplace")
@@ -65,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"error: {error}", 2, state)
     except TargetError as error:
         return _fail(f"error: {error}", 1, state)
+    except InfrastructureError as error:
+        return _fail(f"error: {error}", 6, state)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         return _fail(f"error: {named}{error.strerror or error}", 1, state)

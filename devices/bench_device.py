@@ -1,0 +1,138 @@
+"""Benchmark a file on a device: what the runner measured, with what the desk knows of file, profile and validity."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from edgekit.devices.bench import check_range, model_file
+from edgekit.devices.predict import predict_reading
+from edgekit.devices.remote import Measured, Workload, measure_on, named
+from edgekit.devices.result import (
+    BenchResult,
+    Build,
+    Config,
+    DeviceRun,
+    Machine,
+    ModelFile,
+    Predicted,
+    Verdict,
+    summarise,
+)
+from edgekit.devices.target import Target
+from edgekit.devices.vendor import held_back
+from edgekit.devices.verdict import device_doubts, judge
+from edgekit.models.tokenizer_gguf import read_gguf
+from edgekit.runtimes import CacheTypes
+from edgekit.runtimes.tokens import Tokens
+
+
+def bench_device(
+    model: Path,
+    target: Target,
+    *,
+    prompt_tokens: int = 512,
+    gen_tokens: int = 64,
+    reps: int = 5,
+    threads: int | None = None,
+    cache: CacheTypes | None = None,
+    deadline_s: int = 3600,
+    keep: bool = False,
+) -> BenchResult:
+    """`bench`, on another machine: the same workload and figures, by the static runner there.
+
+    `keep` leaves runner and model on the device for the next time. Raises InputError for a file or options that cannot
+    be used, InfrastructureError for all that goes wrong on the way to the device and there.
+    """
+    check_range(prompt_tokens, gen_tokens, reps)
+    file = model_file(model)
+    tokens = Tokens(lambda: read_gguf(model))
+    workload = Workload(
+        prompt_tokens,
+        gen_tokens,
+        reps,
+        bos=tokens.bos,
+        end_tokens=tuple(sorted(tokens.end_tokens)),
+        threads=threads,
+        cache=None if cache is None else str(cache),
+        deadline_s=deadline_s,
+    )
+    return _result(file, target, measure_on(model, file.sha256, target, workload, keep=keep))
+
+
+def _result(file: ModelFile, target: Target, measured: Measured) -> BenchResult:
+    answer = measured.answer
+    facts = named(answer.device, measured.identity)
+    used, build, samples, memory = answer.config, answer.build, answer.samples[0], answer.memory[0]
+    config = Config(used.prompt_tokens, used.gen_tokens, used.reps, used.threads, used.cache, used.affinity)
+    machine = Machine(
+        cpu=facts.cpu,
+        isa=facts.isa,
+        cores=facts.online if used.affinity is None else len(used.affinity),
+        ram_bytes=facts.ram_bytes,
+        page_bytes=facts.page_bytes,
+        os=facts.os,
+        kernel=facts.kernel,
+        load_average=answer.timeline[0].load if answer.timeline else None,
+    )
+    emulated = target.emulated or bool(facts.emulated)
+    why = facts.emulated_why if facts.emulated else "its profile says so" if emulated else None
+    summary = summarise(samples)
+    status, reasons = judge(samples, summary, config, memory, machine)
+    doubts = _doubts(target, measured, why)
+    return BenchResult(
+        run_id=uuid.uuid4().hex,
+        status=_worse(status, doubts),
+        reasons=(*reasons, *doubts),
+        machine=machine,
+        build=Build(
+            edgekit=build.edgekit,
+            python=None,
+            runtime="native",
+            runtime_version=build.edgekit,
+            git=build.git,
+            compiler=build.compiler,
+            flags=build.flags,
+            isa_built=build.isa_built,
+            sha256=measured.runner_sha256,
+        ),
+        model=file,
+        config=config,
+        samples=samples,
+        memory=memory,
+        summary=summary,
+        emulated=emulated,
+        device=DeviceRun(target.name, target.transport, facts.model, facts.machine, facts.cores, target.tags, why),
+        timeline=answer.timeline,
+        suspended_s=answer.suspended_s,
+        unavailable=answer.reasons,
+        predicted=_predicted(target, answer.models[0].decode_bytes),
+    )
+
+
+def _worse(status: Verdict, doubts: list[str]) -> Verdict:
+    return "degraded" if doubts and status == "valid" else status
+
+
+def _doubts(target: Target, measured: Measured, emulated_why: str | None) -> list[str]:
+    answer = measured.answer
+    max_c = None if target.cooldown is None else target.cooldown.max_c
+    used = answer.config.affinity
+    cpus = [core.cpu for core in answer.device.cores] if used is None else used
+    doubts = device_doubts(answer.samples[0], answer.timeline, cpus, max_c)
+    doubts += held_back(*measured.throttling)
+    if emulated_why is not None:
+        doubts.append(f"the device is emulated ({emulated_why}): its times say nothing of a real one")
+    if answer.suspended_s:
+        doubts.append(f"the device slept for {answer.suspended_s:.1f} s in mid-run")
+    if measured.trouble is not None:
+        doubts.append(measured.trouble)
+    return doubts
+
+
+def _predicted(target: Target, decode_bytes: int) -> Predicted | None:
+    """From the profile's figures and the weights that a token reads; the attention cache is left out."""
+    if target.device is None or decode_bytes == 0:
+        return None
+    found = predict_reading(target.device, decode_bytes)
+    return Predicted(found.decode_tps, found.bound_by, found.explanation)

@@ -1,0 +1,177 @@
+"""Files put on a device by their content, checked there, and taken away again.
+
+WORKDIR/blobs/SHA256 is a file; SHA256.NONCE.use says that the run NONCE uses it, SHA256.keep that it stays. Whoever
+takes the last such mark away removes the file, so that two benchmarks can share one, and neither removes it under the
+other. A file appears under its name only when it is whole: before, it is .SHA256.NONCE.part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgekit.devices.target import Target
+from edgekit.devices.transports import LostLink, Ran, Transport
+from edgekit.models.errors import InfrastructureError
+
+SHORT_S = 60.0  # for commands that have little to do
+_STALE_MINUTES = 24 * 60  # what a desk that died left behind
+_SLOWEST_BYTES_PER_S = 250e3  # a push may take this long
+_SPARE_BYTES = 4 << 20  # for the result, beside the files
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RETRIES_S = (0.0, 1.0, 3.0, 6.0, 10.0)
+
+
+class Store:
+    """The files of one run on one device."""
+
+    def __init__(self, transport: Transport, target: Target, nonce: str, *, keep: bool = False) -> None:
+        self.transport, self.target, self.nonce, self.keep = transport, target, nonce, keep
+        self._at(target.workdir)
+        self._marked: list[str] = []
+        self._there = False
+
+    def _at(self, workdir: str) -> None:
+        self.workdir, self.blobs = workdir, f"{workdir}/blobs"
+        self.run_folder = f"{workdir}/run-{self.nonce}"
+
+    def open(self) -> None:
+        """Make the folders, and remove what runs of yesterday did not."""
+        if not self.workdir.startswith("/"):
+            home = self.must(["pwd"], "cannot tell its home folder").stdout.strip()
+            if not (home.startswith("/") and home.isprintable()):
+                raise InfrastructureError(f"{self.target.name} does not tell its home folder: set an absolute workdir")
+            self._at(f"{home.rstrip('/')}/{self.workdir.removeprefix('./')}")
+        self._there = True
+        self.must(["mkdir", "-p", self.blobs], f"cannot make the folder {self.workdir}")
+        marks = ["(", "-name", "*.part", "-o", "-name", "*.use", ")", "-mmin", f"+{_STALE_MINUTES}"]
+        self.command(["find", self.blobs, "-maxdepth", "1", *marks, "-exec", "rm", "-f", "{}", "+"])
+
+    def put(self, path: Path, sha256: str, *, free_bytes: int | None = None, executable: bool = False) -> str:
+        """The file's path on the device, pushed unless it is there already.
+
+        Raises InfrastructureError where there is no room (`free_bytes`, None: not known) or it did not arrive whole.
+        """
+        blob = f"{self.blobs}/{sha256}"
+        self._marked.append(sha256)
+        self.must(["touch", f"{blob}.{self.nonce}.use"], f"cannot write to {self.workdir}")
+        if self.keep:
+            self.must(["touch", f"{blob}.keep"], f"cannot write to {self.workdir}")
+        if self._sha256(blob) != sha256:
+            self._push(path, sha256, blob, free_bytes)
+        if executable:
+            self.must(["chmod", "700", blob], f"cannot make {blob} executable")
+        return blob
+
+    def _push(self, path: Path, sha256: str, blob: str, free_bytes: int | None) -> None:
+        size = path.stat().st_size
+        if free_bytes is not None and size + _SPARE_BYTES > free_bytes:
+            raise InfrastructureError(
+                f"{self.target.name} has {free_bytes / 1e6:.0f} MB free in {self.workdir}, and {path.name} takes "
+                f"{size / 1e6:.0f} MB: free some space or choose another workdir"
+            )
+        part = self._part(sha256)
+        done = self.transport.push(path, part, SHORT_S + size / _SLOWEST_BYTES_PER_S)
+        if done.lost:
+            raise lost(self.target, done)
+        if self._sha256(part) != sha256:
+            why = last_line(done.stderr) or "its hash differs"
+            raise InfrastructureError(
+                f"{path.name} did not arrive whole on {self.target.name}: {why}: free some space there or try again"
+            )
+        self.must(["mv", "-f", part, blob], f"cannot rename {part}")
+
+    def _part(self, sha256: str) -> str:
+        return f"{self.blobs}/.{sha256}.{self.nonce}.part"
+
+    def _sha256(self, remote: str) -> str | None:
+        done = self.command(["sha256sum", remote], timeout_s=10 * SHORT_S)
+        if done.lost:
+            raise lost(self.target, done)
+        if done.returncode == 127:
+            raise InfrastructureError(f"{self.target.name} has no sha256sum, so that what is pushed cannot be checked")
+        # A name with a backslash or line break has a \ before the hash.
+        match = re.match(r"\\?([0-9a-f]{64})\b", done.stdout)
+        return match[1] if match and done.returncode == 0 else None
+
+    def close(self) -> None:
+        """Remove what this run put there, and the folders if nothing else is in them.
+
+        Raises InfrastructureError where the device cannot be reached for that.
+        """
+        if not self._there:
+            return
+        for sha256 in self._marked:
+            blob = f"{self.blobs}/{sha256}"
+            self.surely(["rm", "-f", self._part(sha256), f"{blob}.{self.nonce}.use"])
+        names = set(self.surely(["ls", "-A", self.blobs]).stdout.split())
+        unused = {
+            name for name in names if _SHA256.fullmatch(name) and not any(n.startswith(f"{name}.") for n in names)
+        }
+        for name in unused:
+            self.surely(["rm", "-f", f"{self.blobs}/{name}"])
+        names -= unused
+        if not names:  # nobody else is at work here
+            self.surely(["rmdir", self.blobs])
+            self.surely(["rmdir", self.workdir])
+        self._there = False
+
+    def surely(self, argv: Sequence[str], *, timeout_s: float = SHORT_S) -> Ran:
+        """Run a command that may be repeated until the link carries it; what it returns is not looked at."""
+        for wait_s in _RETRIES_S:
+            time.sleep(wait_s)
+            done = self.command(argv, timeout_s=timeout_s)
+            if not done.lost:
+                return done
+        raise InfrastructureError(
+            f"{self.target.name} cannot be reached ({last_line(done.stderr)}), so that {self.workdir} there could "
+            "not be cleaned up: remove it by hand"
+        )
+
+    def command(self, argv: Sequence[str], *, timeout_s: float = SHORT_S) -> Ran:
+        """Run one of the system's programs on the device."""
+        return self.transport.run(argv, timeout_s)
+
+    def must(self, argv: Sequence[str], trouble: str, *, timeout_s: float = SHORT_S) -> Ran:
+        """`command`, which has to succeed."""
+        done = self.command(argv, timeout_s=timeout_s)
+        if done.lost:
+            raise lost(self.target, done)
+        if done.returncode != 0:
+            why = last_line(done.stderr) or f"{argv[0]} ended with {done.returncode}"
+            raise InfrastructureError(f"{self.target.name}: {trouble}: {why}")
+        return done
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# What the programs say, and the way out.
+_WAYS_OUT = (
+    ("Host key verification failed", "check the device's key and add it to known_hosts, or set known_hosts_file"),
+    ("Permission denied", "set user and identity_file in a profile, or add the key to ssh-agent"),
+    ("Could not resolve hostname", "check the name"),
+    ("Connection refused", "start sshd there, or check the port"),
+    ("unauthorized", "accept this computer on the device's screen"),
+    ("not found", "see adb devices"),
+    ("offline", "plug it in again, see adb devices"),
+)
+
+
+def lost(target: Target, ran: Ran) -> LostLink:
+    """The error for a link that is lost, or never was."""
+    way = next((way for text, way in _WAYS_OUT if text in ran.stderr), "check its cable or network")
+    why = last_line(ran.stderr) or "the link broke"
+    return LostLink(f"{target.name} cannot be reached: {why}: {way}")
+
+
+def last_line(text: str) -> str:
+    """The last line of what a program said, without what could command a terminal, at most 200 characters."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "".join(mark for mark in (lines or [""])[-1] if mark.isprintable())[:200].rstrip(" .:")
