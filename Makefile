@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 NATIVE := $(shell find native/CMakeLists.txt native/include native/src -type f)
 C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc')
 
-.PHONY: demo test bench bench-fidelity bench-pruning bench-kernels kernel-cost cross format lint types clean
+.PHONY: demo test bench bench-fidelity bench-pruning bench-kernels kernel-cost cross runner format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
@@ -63,6 +63,11 @@ bench-kernels: $(VENV)/.native
 cross: $(VENV)/.native
 	$(PIP) ziglang
 	PYTHON=$(BIN)/python native/tools/cross.sh
+
+# The benchmark's program for devices, static: build/runner/edgekit-bench-{aarch64,x86_64}.
+runner: $(VENV)/.native
+	$(PIP) ziglang
+	PYTHON=$(BIN)/python native/tools/runner.sh
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -109,8 +109,9 @@ static int measure(work *w) {
   const double suspended = suspended_s();
   int failed = warm_up(w, cold_s);
   if (!failed) failed = repeat(w, cold_s);
-  w->result.suspended_s = fmax(0, suspended_s() - suspended);
-  if (isnan(w->result.suspended_s)) reasons_add(&w->result.reasons, "suspended_s", "there is no CLOCK_BOOTTIME");
+  const double slept = suspended_s() - suspended; /* to the millisecond */
+  w->result.suspended_s = slept < 1e-3 ? 0 : slept;
+  if (isnan(slept)) reasons_add(&w->result.reasons, "suspended_s", "there is no CLOCK_BOOTTIME");
   return failed;
 }
 
