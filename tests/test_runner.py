@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from sample_gguf import write_sample_gguf
+from test_cross import PAGE_BYTES, load_segments
 from test_native import NATIVE, built, demand, run
 
 from edgekit.devices import host
@@ -485,6 +487,49 @@ def test_a_device_without_memory(program: Path, model: Path, tmp_path: Path) -> 
     assert said["exit"] in (71, BAD_MODEL)  # a file that cannot be mapped is one that cannot be read
     assert said["error"]
     demand(one.stop())
+
+
+# --- the static programs that are copied to devices ---
+
+
+@pytest.fixture(scope="session", params=["aarch64", "x86_64"])
+def static_program(request: pytest.FixtureRequest) -> list[str]:
+    """The command that runs it here."""
+    machine = request.param
+    has_zig = importlib.util.find_spec("ziglang") is not None
+    if not has_zig and shutil.which(f"{machine}-linux-gnu-gcc") is None:
+        pytest.skip(f"neither the Python package ziglang nor {machine}-linux-gnu-gcc is installed")
+    demand(run(NATIVE / "tools" / "runner.sh", machine, PYTHON=sys.executable))
+    program = str(NATIVE.parent / "build" / "runner" / f"edgekit-bench-{machine}")
+    if os.uname().machine == machine:
+        return [program]
+    emulator = f"qemu-{machine}"
+    if shutil.which(emulator) is None:
+        pytest.skip(f"{emulator} is not installed (Debian: qemu-user)")
+    return [emulator, *(("-cpu", "cortex-a76") if machine == "aarch64" else ()), program]
+
+
+def test_a_static_program(
+    static_program: list[str], model: Path, tmp_path: Path, special_tokens: tuple[str, ...]
+) -> None:
+    """It needs no library, loads where pages have 16 KiB, and its tokens are those of every other processor."""
+    elf = Path(static_program[-1]).read_bytes()
+    for offset, address, align in load_segments(elf):
+        assert align >= PAGE_BYTES and (address - offset) % PAGE_BYTES == 0
+    probe = json.loads(demand(run(*static_program, "probe")))
+    assert Path(static_program[-1]).name == f"edgekit-bench-{probe['machine']}"
+    assert probe["emulated"] or len(static_program) == 1
+    folder = tmp_path / "run"
+    options = ("--nonce", NONCE, "--prompt-tokens", PROMPT, "--gen-tokens", GENERATED, "--reps", 1, "--threads", 1)
+    demand(run(*static_program, "start", folder, "--lock", tmp_path, "--", model, *options, *special_tokens))
+    supervisor = int((folder / "pid").read_text().split()[2])
+    said = json.loads(demand(run(*static_program, "wait", folder, "--seconds", 100)))
+    assert said["state"] == "done", said
+    (sample,) = json.loads((folder / "result.json").read_text())["samples"]
+    assert sample["output_sha256"] == measure(model, "native", PROMPT, GENERATED, 1).output_sha256
+    demand(run(*static_program, "stop", folder))
+    assert not of_the_group(supervisor)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_prompt_is_the_benchmarks(model: Path) -> None:

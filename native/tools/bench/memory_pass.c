@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { CANNOT_EXECUTE = 126 }; /* as shells have it */
+
 /* --- the child --- */
 
 static int64_t field(const char *path, const char *key) {
@@ -50,7 +52,7 @@ static void become_child(char *const *argv, int output, pid_t parent) {
   if (getppid() != parent) _exit(BENCH_SYSTEM);
   if (dup2(output, STDOUT_FILENO) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0) _exit(BENCH_SYSTEM);
   execv("/proc/self/exe", argv);
-  _exit(BENCH_SYSTEM);
+  _exit(CANNOT_EXECUTE);
 }
 
 /* All that comes until the other end is closed, as far as there is room. */
@@ -67,6 +69,8 @@ static void judge(int status, const char *output, memory_facts *out) {
   if (WIFSIGNALED(status)) {
     snprintf(out->reason, sizeof out->reason, "its process was ended by signal %d%s", WTERMSIG(status),
              WTERMSIG(status) == SIGKILL ? ", as a device does that is out of memory" : "");
+  } else if (WIFEXITED(status) && WEXITSTATUS(status) == CANNOT_EXECUTE) {
+    snprintf(out->reason, sizeof out->reason, "the system does not let this program run itself, as under qemu-user");
   } else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     snprintf(out->reason, sizeof out->reason, "its process ended with %d; the log may say why", WEXITSTATUS(status));
   } else if (sscanf(output, "%lld %lld %lld", &peak, &pss, &baseline) != 3 || peak <= 0 || baseline <= 0) {

@@ -62,14 +62,21 @@ _Noreturn static void give_up(const supervised *s, pid_t worker) {
   _exit(0);
 }
 
-/* Looks at the lease some eight times while it lasts; otherwise it sleeps. */
+/* Seconds until there is something to look at: the lease some eight times while it lasts, the deadline when it comes.
+ */
+static double pause_s(const supervised *s, int works, double elapsed) {
+  const double period = fmin(5, s->options->lease_s / 8);
+  return works ? fmin(period, fmax(0, s->options->deadline_s - elapsed)) : period;
+}
+
 _Noreturn static void watch(supervised *s, pid_t worker, const sigset_t *signals) {
-  const double start = now_s(), period = fmin(5, s->options->lease_s / 8);
-  const struct timespec pause = {(time_t)period, (long)((period - floor(period)) * 1e9)};
+  const double start = now_s();
   lease l = {{0, 0}, start};
   for (;;) {
     int status;
-    const int number = sigtimedwait(signals, NULL, &pause);
+    const double pause = pause_s(s, worker != 0, now_s() - start);
+    const struct timespec time = {(time_t)pause, (long)((pause - floor(pause)) * 1e9)};
+    const int number = sigtimedwait(signals, NULL, &time);
     if (number == SIGTERM || number == SIGINT) give_up(s, worker);
     if (worker && waitpid(worker, &status, WNOHANG) == worker) {
       worker = 0;
@@ -77,7 +84,7 @@ _Noreturn static void watch(supervised *s, pid_t worker, const sigset_t *signals
       record(s, status);
       close(s->lock); /* the next run may begin */
     }
-    if (!lease_holds(s, &l) || (worker && now_s() - start > s->options->deadline_s)) give_up(s, worker);
+    if (!lease_holds(s, &l) || (worker && now_s() - start >= s->options->deadline_s)) give_up(s, worker);
   }
 }
 
