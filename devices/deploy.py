@@ -25,6 +25,20 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RETRIES_S = (0.0, 1.0, 3.0, 6.0, 10.0)
 
 
+# Several steps in one, since each command may be a connection of its own. Names are a script's arguments: they are
+# quoted like everybody's.
+_OPEN = (
+    'mkdir -p "$1" || exit; '
+    rf'find "$1" -maxdepth 1 \( -name "*.part" -o -name "*.use" \) -mmin +{_STALE_MINUTES} -exec rm -f {{}} +; exit 0'
+)
+_ARRIVE = 'chmod "$1" "$2" && mv -f "$2" "$3"'
+_LEAVE = 'blobs=$1; shift; rm -f "$@"; ls -A "$blobs"'
+
+
+def _script(text: str, *words: str) -> list[str]:
+    return ["sh", "-c", text, "sh", *words]
+
+
 class Store:
     """The files of one run on one device."""
 
@@ -46,9 +60,7 @@ class Store:
                 raise InfrastructureError(f"{self.target.name} does not tell its home folder: set an absolute workdir")
             self._at(f"{home.rstrip('/')}/{self.workdir.removeprefix('./')}")
         self._there = True
-        self.must(["mkdir", "-p", self.blobs], f"cannot make the folder {self.workdir}")
-        marks = ["(", "-name", "*.part", "-o", "-name", "*.use", ")", "-mmin", f"+{_STALE_MINUTES}"]
-        self.command(["find", self.blobs, "-maxdepth", "1", *marks, "-exec", "rm", "-f", "{}", "+"])
+        self.must(_script(_OPEN, self.blobs), f"cannot make the folder {self.workdir}")
 
     def put(self, path: Path, sha256: str, *, free_bytes: int | None = None, executable: bool = False) -> str:
         """The file's path on the device, pushed unless it is there already.
@@ -57,16 +69,13 @@ class Store:
         """
         blob = f"{self.blobs}/{sha256}"
         self._marked.append(sha256)
-        self.must(["touch", f"{blob}.{self.nonce}.use"], f"cannot write to {self.workdir}")
-        if self.keep:
-            self.must(["touch", f"{blob}.keep"], f"cannot write to {self.workdir}")
+        marks = [f"{blob}.{self.nonce}.use", *([f"{blob}.keep"] if self.keep else [])]
+        self.must(["touch", *marks], f"cannot write to {self.workdir}")
         if self._sha256(blob) != sha256:
-            self._push(path, sha256, blob, free_bytes)
-        if executable:
-            self.must(["chmod", "700", blob], f"cannot make {blob} executable")
+            self._push(path, sha256, blob, free_bytes, "700" if executable else "600")
         return blob
 
-    def _push(self, path: Path, sha256: str, blob: str, free_bytes: int | None) -> None:
+    def _push(self, path: Path, sha256: str, blob: str, free_bytes: int | None, mode: str) -> None:
         size = path.stat().st_size
         if free_bytes is not None and size + _SPARE_BYTES > free_bytes:
             raise InfrastructureError(
@@ -82,7 +91,7 @@ class Store:
             raise InfrastructureError(
                 f"{path.name} did not arrive whole on {self.target.name}: {why}: free some space there or try again"
             )
-        self.must(["mv", "-f", part, blob], f"cannot rename {part}")
+        self.must(_script(_ARRIVE, mode, part, blob), f"cannot rename {part}")
 
     def _part(self, sha256: str) -> str:
         return f"{self.blobs}/.{sha256}.{self.nonce}.part"
@@ -104,19 +113,16 @@ class Store:
         """
         if not self._there:
             return
-        for sha256 in self._marked:
-            blob = f"{self.blobs}/{sha256}"
-            self.surely(["rm", "-f", self._part(sha256), f"{blob}.{self.nonce}.use"])
-        names = set(self.surely(["ls", "-A", self.blobs]).stdout.split())
+        marks = [f"{self.blobs}/{sha256}.{self.nonce}.use" for sha256 in self._marked]
+        parts = [self._part(sha256) for sha256 in self._marked]
+        names = set(self.surely(_script(_LEAVE, self.blobs, *marks, *parts)).stdout.split())
         unused = {
             name for name in names if _SHA256.fullmatch(name) and not any(n.startswith(f"{name}.") for n in names)
         }
-        for name in unused:
-            self.surely(["rm", "-f", f"{self.blobs}/{name}"])
-        names -= unused
-        if not names:  # nobody else is at work here
-            self.surely(["rmdir", self.blobs])
-            self.surely(["rmdir", self.workdir])
+        if unused:
+            self.surely(["rm", "-f", *(f"{self.blobs}/{name}" for name in sorted(unused))])
+        if names == unused:  # nobody else is at work here
+            self.surely(["rmdir", self.blobs, self.workdir])
         self._there = False
 
     def surely(self, argv: Sequence[str], *, timeout_s: float = SHORT_S) -> Ran:

@@ -19,9 +19,9 @@ from edgekit.devices.target import ABIS, Target
 from edgekit.devices.transports import LostLink, Ran, open_transport
 from edgekit.models.errors import InfrastructureError
 
-LEASE_S = 60  # the run ends by itself when the desk has not been heard of for so long
-REATTACH_S = 45.0  # within the lease
-WAIT_S = 5  # of one look at the run
+LEASE_S = 120  # the run ends by itself when the desk has not been heard of for so long
+REATTACH_S = 60.0  # within the lease
+WAIT_S = 20  # of one look at the run: each is a connection, which takes some of the device's time
 _STOP_S = 20.0
 _GRACE_S = 30.0  # after the deadline, for a runner that ends by itself
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -66,7 +66,7 @@ def probe(target: Target) -> Probe:
     Raises InfrastructureError where it cannot be reached or the runner does not run there.
     """
     with _session(target, keep=False) as session:
-        facts = named(session.probe(), vendor.identity(session.store.transport))
+        facts = named(session.probe(), session.identity())
     if session.trouble is not None:
         raise InfrastructureError(session.trouble)
     return facts
@@ -81,12 +81,12 @@ def measure_on(model: Path, sha256: str, target: Target, workload: Workload, *, 
         facts = session.probe()
         _check_isa(target, facts)
         remote = session.store.put(model, sha256, free_bytes=facts.disk_free_bytes)
-        identity, before = vendor.identity(session.store.transport), vendor.throttling(session.store.transport)
+        identity, before = session.identity(), session.throttling()
         session.start(remote, workload)
         session.follow(workload)
         answer = session.fetch()
         _check_answer(target, answer, model, workload)
-        after = vendor.throttling(session.store.transport)
+        after = session.throttling()
     return Measured(answer, identity, (before, after), session.runner_sha256, session.trouble)
 
 
@@ -127,6 +127,12 @@ class _Session:
         done = self.ask(["probe", self.store.workdir])
         self._check(done)
         return read_probe(done.stdout, self.target.name)
+
+    def identity(self) -> vendor.Identity:
+        return vendor.identity(self.store.transport, self.target.transport)
+
+    def throttling(self) -> vendor.Throttling:
+        return vendor.throttling(self.store.transport, self.target.transport)
 
     def start(self, model: str, workload: Workload) -> None:
         self.started = True  # even if the answer is lost

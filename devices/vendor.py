@@ -28,8 +28,10 @@ class Throttling:
     android_status: int | None
 
 
-def identity(transport: Transport) -> Identity:
-    """Of an Android device; it costs a few short commands."""
+def identity(transport: Transport, kind: str) -> Identity:
+    """Of an Android device, which is what adb reaches."""
+    if kind != "adb":
+        return Identity(None, None)
     maker = _said(transport, ["getprop", "ro.product.manufacturer"])
     if maker is None:
         return Identity(None, None)
@@ -38,11 +40,13 @@ def identity(transport: Transport) -> Identity:
     return Identity(name or None, "1" in qemu)
 
 
-def throttling(transport: Transport) -> Throttling:
-    """What the device says now."""
+def throttling(transport: Transport, kind: str) -> Throttling:
+    """What the device says now: a phone where adb reaches it, else perhaps a Raspberry Pi."""
+    if kind == "adb":
+        android = re.search(r"Thermal Status: ([0-6])\b", _said(transport, ["dumpsys", "thermalservice"]) or "")
+        return Throttling(None, int(android[1]) if android else None)
     pi = re.fullmatch(r"throttled=0x([0-9a-fA-F]{1,8})", _said(transport, ["vcgencmd", "get_throttled"]) or "")
-    android = re.search(r"Thermal Status: ([0-6])\b", _said(transport, ["dumpsys", "thermalservice"]) or "")
-    return Throttling(int(pi[1], 16) if pi else None, int(android[1]) if android else None)
+    return Throttling(int(pi[1], 16) if pi else None, None)
 
 
 def held_back(before: Throttling, after: Throttling) -> list[str]:

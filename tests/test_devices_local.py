@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from device_lab import install_fake_runner, left_behind
+from device_lab import install_fake_runner, left_behind, write_profile
 from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
@@ -32,9 +32,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def profile(workdir: Path, faults: str = "", more: str = "") -> Path:
-    path = workdir.parent / "board.toml"
-    path.write_text(f'transport = "local"\nworkdir = "{workdir}"\n{more}\n[env]\nFAKE_RUNNER = "{faults}"\n')
-    return path
+    return write_profile(workdir.parent / "board.toml", "local", workdir, faults, more)
 
 
 def bench(model: Path, file: Path, *more: str) -> int:

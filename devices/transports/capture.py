@@ -36,7 +36,8 @@ def capture(
 ) -> Captured:
     """Run in a process group of its own, which is gone when this returns or raises.
 
-    Raises OSError where the program cannot be started, InfrastructureError where it says more than `limit_bytes`.
+    Raises OSError where the program cannot be started, InfrastructureError where its stdout is longer than
+    `limit_bytes` or its stderr than a command's may be.
     """
     process = subprocess.Popen(
         command,
@@ -62,6 +63,7 @@ def _read(process: subprocess.Popen[bytes], end: float, limit_bytes: int, progra
     """What the process says until it ends or the time does; a descendant that keeps a pipe open is not waited for."""
     assert process.stdout is not None and process.stderr is not None
     said = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    limits = dict(zip(said, (limit_bytes, MOST_OUTPUT_BYTES), strict=True))
     with selectors.DefaultSelector() as selector:
         for descriptor in said:
             selector.register(descriptor, selectors.EVENT_READ)
@@ -73,8 +75,8 @@ def _read(process: subprocess.Popen[bytes], end: float, limit_bytes: int, progra
                 said[key.fd] += chunk
                 if not chunk:
                     selector.unregister(key.fd)
-                if len(said[key.fd]) > limit_bytes:
-                    raise InfrastructureError(f"{program} gave back more than {limit_bytes} bytes: it was stopped")
+                if len(said[key.fd]) > limits[key.fd]:
+                    raise InfrastructureError(f"{program} gave back more than {limits[key.fd]} bytes: it was stopped")
             if ended and not ready:
                 break
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -47,6 +47,8 @@ def read_file(client: Sequence[str], remote: str, limit_bytes: int, timeout_s: f
     content, status = proven
     if status != 0:
         raise InfrastructureError(f"{remote} cannot be read: {captured.stderr.decode(errors='replace').strip()}")
+    if len(content) > limit_bytes:
+        raise InfrastructureError(f"{remote} is longer than {limit_bytes} bytes: it was not read")
     return content
 
 
