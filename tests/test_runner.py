@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,74 @@ def test_cooling_down_without_a_thermometer(a_run: Run, model: Path) -> None:
     result = a_run.result()
     assert "none-such" in result["reasons"]["cooldown"]
     assert result["config"]["cooldown_sensor"] == "none-such"
+
+
+PHONE = {
+    "cpu/present": "0-1",
+    "cpu/online": "0-1",
+    "cpu/cpu0/cpu_capacity": "400",
+    "cpu/cpu1/cpu_capacity": "1024",
+    "cpu/cpu0/cpufreq/scaling_cur_freq": "1400000",
+    "cpu/cpu1/cpufreq/scaling_cur_freq": "2400000",
+    "cpu/cpu1/cpufreq/cpuinfo_max_freq": "2840000",
+    "thermal/thermal_zone0/type": "cpu-1-7",
+    "thermal/thermal_zone0/temp": "50000",
+    "thermal/thermal_zone1/type": "battery",
+    "thermal/thermal_zone1/temp": "31500",
+    "thermal/cooling_device0/type": "thermal-cpufreq-1",
+    "thermal/cooling_device0/cur_state": "0",
+}
+
+
+@pytest.fixture
+def phone(tmp_path: Path, program: Path) -> list[str]:
+    """What to put before a command that shall see clocks, thermometers, a little core and a big one: tmp_path/sys."""
+    for name, text in PHONE.items():
+        path = tmp_path / "sys" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    if {0, 1} - os.sched_getaffinity(0):
+        pytest.skip("this machine has no two cores to play a phone's")
+    script = f"""mount --bind {tmp_path}/sys/cpu /sys/devices/system/cpu &&
+        mount --bind {tmp_path}/sys/thermal /sys/class/thermal && exec "$@\""""
+    command = ["unshare", "--mount", "sh", "-c", script, "phone"]
+    if run(*command, "true").returncode != 0:
+        pytest.skip("a mount namespace with another /sys is not allowed here")
+    return command
+
+
+def test_on_a_phone(phone: list[str], program: Path, model: Path, tmp_path: Path) -> None:
+    cores = json.loads(demand(run(*phone, program, "probe")))["cores"]
+    assert cores[0] == {"cpu": 0, "max_hz": None, "capacity": 400, "big": False}
+    assert cores[1] == {"cpu": 1, "max_hz": 2840000000, "capacity": 1024, "big": True}
+    one = Run(program, tmp_path / "run")
+    options = ("--nonce", NONCE, "--prompt-tokens", PROMPT, "--gen-tokens", GENERATED, "--reps", 2)
+    cooling = ("--cooldown-c", 45, "--cooldown-s", 20)
+    demand(run(*phone, program, "start", one.folder, "--lock", tmp_path, "--", model, *options, *cooling))
+    assert one.wait(1.5)["state"] == "running"  # it waits
+    (tmp_path / "sys" / "thermal" / "thermal_zone0" / "temp").write_text("44000\n")
+    assert one.wait()["state"] == "done"
+    result = one.result()
+    demand(one.stop())
+    assert (result["config"]["affinity"], result["config"]["threads"]) == ([1], 1)
+    assert not {"cooldown", "freq_hz", "temp_c", "throttling"} & result["reasons"].keys()
+    entry = result["timeline"][0]
+    assert entry["freq_hz"] == [1.4e9, 2.4e9]
+    assert entry["temp_c"] == {"cpu-1-7": 50, "battery": 31.5}
+    assert entry["throttling"] == {"thermal-cpufreq-1": 0}
+    times = [entry["at_s"] for entry in result["timeline"]]
+    assert all(0.9 < later - earlier < 1.5 for earlier, later in pairwise(times))
+    assert result["samples"][0]["at_s"] > 1
+
+
+def test_a_phone_that_does_not_cool_down(phone: list[str], program: Path, model: Path, tmp_path: Path) -> None:
+    one = Run(program, tmp_path / "run")
+    options = ("--nonce", NONCE, "--prompt-tokens", PROMPT, "--gen-tokens", GENERATED, "--reps", 1)
+    cooling = ("--cooldown-c", 30, "--cooldown-s", 0.5, "--cooldown-sensor", "battery")
+    demand(run(*phone, program, "start", one.folder, "--lock", tmp_path, "--", model, *options, *cooling))
+    assert one.wait()["state"] == "done"
+    assert one.result()["reasons"]["cooldown"].startswith("still at 31.5 degrees Celsius after 0.5 s")
+    demand(one.stop())
 
 
 def test_probe(program: Path, tmp_path: Path) -> None:

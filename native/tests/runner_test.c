@@ -294,7 +294,12 @@ static void test_cores(void) {
   CHECK(cores_parse("0-1", &cores));
   big = cores_big(path, &cores); /* the largest of those that may be used */
   CHECK(CPU_COUNT(&big) == 2);
-  check_tested(4, "cores");
+  put("cpu/online", "0-1,3\n");
+  big = cores_listed(path, "online");
+  CHECK(CPU_COUNT(&big) == 3 && CPU_ISSET(3, &big));
+  big = cores_listed(path, "none such");
+  CHECK(CPU_COUNT(&big) >= 1);
+  check_tested(6, "cores");
 }
 
 /* --- /sys --- */

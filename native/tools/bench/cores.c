@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CPU_FOLDER "/sys/devices/system/cpu"
 
@@ -28,6 +29,17 @@ int cores_parse(const char *text, cpu_set_t *cores) {
     if (*text == 0) return 1;
     if (*text != ',') return 0;
   }
+}
+
+cpu_set_t cores_listed(const char *folder, const char *name) {
+  cpu_set_t cores;
+  char path[256], text[256];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  if (read_text(path, text, sizeof text) > 0 && cores_parse(text, &cores)) return cores;
+  const long count = sysconf(_SC_NPROCESSORS_CONF);
+  CPU_ZERO(&cores);
+  for (int core = 0; core < count && core < CPU_SETSIZE; core++) CPU_SET(core, &cores);
+  return cores;
 }
 
 int64_t core_capacity(const char *folder, int core) {

@@ -6,10 +6,16 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* In all of these `folder` is /sys/devices/system/cpu. */
+
 /* "0,2-3". Whether it is such a list. */
 int cores_parse(const char *text, cpu_set_t *cores);
 
-/* cpu_capacity of a core; -1: the system does not tell. `folder`, here and below, is /sys/devices/system/cpu. */
+/* What the file `name` of the folder lists: "present" or "online". Without it, as many as the C library counts, which
+ * may be those alone that this process may run on. */
+cpu_set_t cores_listed(const char *folder, const char *name);
+
+/* cpu_capacity of a core; -1: the system does not tell. */
 int64_t core_capacity(const char *folder, int core);
 
 /* Those of `cores` whose capacity is at least half of the largest, as the library has it; where no capacity is known,

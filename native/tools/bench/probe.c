@@ -87,13 +87,7 @@ static void write_isa(json *j, const char *machine) {
 }
 
 static void write_cores(json *j, reasons *r) {
-  cpu_set_t present;
-  char text[256];
-  if (read_text(CPU_FOLDER "/present", text, sizeof text) <= 0 || !cores_parse(text, &present)) {
-    CPU_ZERO(&present);
-    for (long core = 0; core < sysconf(_SC_NPROCESSORS_CONF) && core < CPU_SETSIZE; core++)
-      CPU_SET((int)core, &present);
-  }
+  const cpu_set_t present = cores_listed(CPU_FOLDER, "present"), online = cores_listed(CPU_FOLDER, "online");
   const cpu_set_t big = cores_big(CPU_FOLDER, &present);
   json_array(j, "cores");
   for (int core = 0; core < CPU_SETSIZE; core++) {
@@ -113,7 +107,7 @@ static void write_cores(json *j, reasons *r) {
     if (capacity < 0) reasons_add(r, "capacity", "there is no cpu_capacity in " CPU_FOLDER);
   }
   json_end_array(j);
-  json_integer(j, "online", sysconf(_SC_NPROCESSORS_ONLN));
+  json_integer(j, "online", CPU_COUNT(&online));
 }
 
 /* --- memory and disk --- */

@@ -1,4 +1,5 @@
 #include "sources.h"
+#include "cores.h"
 #include "system.h"
 
 #include <fcntl.h>
@@ -51,11 +52,13 @@ static void add_readable(source_list *list, const char *name, const char *path, 
 source_list sources_frequencies(const char *sys) {
   source_list list = {NULL, 0};
   int readable = 0;
-  const long cores = sysconf(_SC_NPROCESSORS_CONF);
-  for (long core = 0; core < cores && core < MOST_SOURCES; core++) {
-    char path[256], name[32];
-    snprintf(path, sizeof path, "%s/devices/system/cpu/cpu%ld/cpufreq/scaling_cur_freq", sys, core);
-    snprintf(name, sizeof name, "cpu%ld", core);
+  char path[256], name[32];
+  snprintf(path, sizeof path, "%s/devices/system/cpu", sys);
+  const cpu_set_t present = cores_listed(path, "present");
+  for (int core = 0, left = CPU_COUNT(&present); left > 0 && core < MOST_SOURCES; core++) {
+    left -= CPU_ISSET(core, &present) != 0; /* up to the last one, and a place for each number, so that they match */
+    snprintf(path, sizeof path, "%s/devices/system/cpu/cpu%d/cpufreq/scaling_cur_freq", sys, core);
+    snprintf(name, sizeof name, "cpu%d", core);
     add(&list, name, path, 10);
     readable += list.count > 0 && can_read(&list.items[list.count - 1]);
   }

@@ -39,15 +39,19 @@ static void cool_down(work *w, int number) {
   const run_options *o = w->options;
   if (isnan(o->cooldown_c)) return;
   const double until = now_s() + o->cooldown_s;
-  double degrees;
-  while ((degrees = sources_temperature(&w->zones, o->cooldown_sensor)) > o->cooldown_c && now_s() < until) sleep_s(1);
+  double degrees = sources_temperature(&w->zones, o->cooldown_sensor), left;
   if (isnan(degrees)) {
     reasons_add(&w->result.reasons, "cooldown", "not waited for: no zone%s%s in /sys/class/thermal can be read",
                 o->cooldown_sensor ? " of type " : "", o->cooldown_sensor ? o->cooldown_sensor : "");
-  } else if (degrees > o->cooldown_c) {
+    return;
+  }
+  while (!(degrees <= o->cooldown_c) && (left = until - now_s()) > 0) { /* a single reading may fail */
+    sleep_s(fmin(1, left));
+    degrees = sources_temperature(&w->zones, o->cooldown_sensor);
+  }
+  if (!(degrees <= o->cooldown_c))
     reasons_add(&w->result.reasons, "cooldown", "still at %.1f degrees Celsius after %g s, before repetition %d",
                 degrees, o->cooldown_s, number + 1);
-  }
 }
 
 /* One of each model that does not count: cold, and to warm up. */
