@@ -23,6 +23,7 @@ from test_cross import PAGE_BYTES, load_segments
 from test_native import NATIVE, built, demand, run
 
 from edgekit.devices import host
+from edgekit.devices.answer import read_probe, read_result
 from edgekit.devices.measure import measure, prompt_ids
 from edgekit.runtimes import load
 
@@ -131,6 +132,8 @@ def test_a_whole_run(a_run: Run, model: Path, special_tokens: tuple[str, ...]) -
     result = a_run.result()
     assert result["protocol"] == 1
     assert result["nonce"] == NONCE
+    read = read_result((a_run.folder / "result.json").read_bytes(), "here")  # as the desk does
+    assert read.samples[0][2].inter_token_s == tuple(result["samples"][2]["inter_token_s"])
     expected = measure(model, "native", PROMPT, GENERATED, 1)
     assert len(result["samples"]) == 3
     for sample in result["samples"]:
@@ -288,7 +291,9 @@ def test_a_phone_that_does_not_cool_down(phone: list[str], program: Path, model:
 
 
 def test_probe(program: Path, tmp_path: Path) -> None:
-    found = json.loads(demand(run(program, "probe", tmp_path / "not" / "there")))
+    said = demand(run(program, "probe", tmp_path / "not" / "there"))
+    assert read_probe(said, "here").machine == os.uname().machine
+    found = json.loads(said)
     assert found["protocol"] == 1
     assert found["isa"] == list(host.isa())
     assert found["ram_bytes"] == host.ram_bytes()

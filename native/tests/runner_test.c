@@ -313,6 +313,8 @@ static void make_sys(void) {
   put("sys/class/thermal/thermal_zone2/type", "broken\n"); /* without a temperature */
   put("sys/class/thermal/thermal_zone3/type", "battery\n");
   put("sys/class/thermal/thermal_zone3/temp", "-1200\n");
+  put("sys/class/thermal/thermal_zone4/type", "modem\n");
+  put("sys/class/thermal/thermal_zone4/temp", "-274000\n"); /* off */
   put("sys/class/thermal/cooling_device0/type", "fan\n");
   put("sys/class/thermal/cooling_device0/cur_state", "3\n");
   put("sys/class/thermal/cooling_device1/type", "thermal-cpufreq-0\n");
@@ -333,12 +335,15 @@ static void test_sources(void) {
   CHECK(isnan(sources_temperature(&zones, "skin")));
   put("sys/class/thermal/thermal_zone0/temp", "40000\n"); /* read anew each time */
   CHECK(sources_temperature(&zones, NULL) == 48);
+  put("sys/class/thermal/thermal_zone0/temp", "2147483647\n");
+  CHECK(isnan(sources_temperature(&zones, "cpu-thermal")));
+  put("sys/class/thermal/thermal_zone0/temp", "61500\n");
   CHECK(throttling.count == 2 && strcmp(throttling.items[0].name, "thermal-cpufreq-0") == 0);
   CHECK(throttling.count == 2 && source_read(&throttling.items[1], &value) && value == 0x50005);
   sources_close(&zones);
   sources_close(&none);
   sources_close(&throttling);
-  check_tested(9, "sources");
+  check_tested(10, "sources");
 }
 
 static char *timeline(const char *sys, double period, double seconds, reasons *r) {

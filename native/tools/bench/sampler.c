@@ -141,18 +141,29 @@ static const double *write_frequencies(const source_list *list, json *j, const d
 }
 
 /* What cannot be read at the moment is left out. */
-static const double *write_named(const source_list *list, json *j, const char *key, double scale,
-                                 const double *values) {
+static const double *write_temperatures(const source_list *list, json *j, const double *values) {
   if (list->count == 0) {
-    json_null(j, key);
+    json_null(j, "temp_c");
     return values;
   }
-  json_object(j, key);
+  json_object(j, "temp_c");
   for (int i = 0; i < list->count; i++, values++) {
-    if (isfinite(*values)) json_number(j, list->items[i].name, scale * *values);
+    if (isfinite(*values)) json_number(j, list->items[i].name, 1e-3 * *values);
   }
   json_end_object(j);
   return values;
+}
+
+static void write_throttling(const source_list *list, json *j, const double *values) {
+  if (list->count == 0) {
+    json_null(j, "throttling");
+    return;
+  }
+  json_object(j, "throttling");
+  for (int i = 0; i < list->count; i++) {
+    if (isfinite(values[i])) json_integer(j, list->items[i].name, (int64_t)values[i]);
+  }
+  json_end_object(j);
 }
 
 void sampler_write(const sampler *s, json *j, reasons *r) {
@@ -163,8 +174,8 @@ void sampler_write(const sampler *s, json *j, reasons *r) {
     json_number(j, "at_s", entry[AT]);
     json_number(j, "load", entry[LOAD]);
     const double *rest = write_frequencies(&s->frequencies, j, entry + FIRST_SOURCE);
-    rest = write_named(&s->zones, j, "temp_c", 1e-3, rest);
-    (void)write_named(&s->throttling, j, "throttling", 1, rest);
+    rest = write_temperatures(&s->zones, j, rest);
+    write_throttling(&s->throttling, j, rest);
     json_end_object(j);
   }
   json_end_array(j);

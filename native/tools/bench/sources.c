@@ -11,6 +11,9 @@
 
 enum { MOST_ZONES = 64 }; /* phones have up to about 100, most of them of little use */
 
+static const source_kind clock_kind = {10, 1, INT64_MAX}, zone_kind = {10, -100000, 200000},
+                         count_kind = {10, 0, INT64_MAX}, bits_kind = {16, 0, INT64_MAX};
+
 static int has_name(const source_list *list, const char *name) {
   for (int i = 0; i < list->count; i++) {
     if (strcmp(list->items[i].name, name) == 0) return 1;
@@ -19,14 +22,14 @@ static int has_name(const source_list *list, const char *name) {
 }
 
 /* Out of memory it adds nothing. */
-static void add(source_list *list, const char *name, const char *path, int base) {
+static void add(source_list *list, const char *name, const char *path, const source_kind *kind) {
   if (list->count == MOST_SOURCES) return;
   source *items = realloc(list->items, (size_t)(list->count + 1) * sizeof *items);
   if (!items) return;
   list->items = items;
   source *added = &items[list->count];
   added->file = open(path, O_RDONLY | O_CLOEXEC);
-  added->base = base;
+  added->kind = kind;
   snprintf(added->name, sizeof added->name, "%s", name);
   if (has_name(list, added->name)) snprintf(added->name, sizeof added->name, "%.50s#%d", name, list->count);
   list->count++;
@@ -43,9 +46,9 @@ static void drop(source_list *list) {
   if (file >= 0) close(file);
 }
 
-static void add_readable(source_list *list, const char *name, const char *path, int base) {
+static void add_readable(source_list *list, const char *name, const char *path, const source_kind *kind) {
   const int before = list->count;
-  add(list, name, path, base);
+  add(list, name, path, kind);
   if (list->count > before && !can_read(&list->items[before])) drop(list);
 }
 
@@ -59,7 +62,7 @@ source_list sources_frequencies(const char *sys) {
     left -= CPU_ISSET(core, &present) != 0; /* up to the last one, and a place for each number, so that they match */
     snprintf(path, sizeof path, "%s/devices/system/cpu/cpu%d/cpufreq/scaling_cur_freq", sys, core);
     snprintf(name, sizeof name, "cpu%d", core);
-    add(&list, name, path, 10);
+    add(&list, name, path, &clock_kind);
     readable += list.count > 0 && can_read(&list.items[list.count - 1]);
   }
   if (!readable) sources_close(&list);
@@ -73,7 +76,7 @@ source_list sources_zones(const char *sys) {
     snprintf(path, sizeof path, "%s/class/thermal/thermal_zone%d/type", sys, zone);
     if (read_text(path, type, sizeof type) <= 0) continue;
     snprintf(path, sizeof path, "%s/class/thermal/thermal_zone%d/temp", sys, zone);
-    add_readable(&list, type, path, 10);
+    add_readable(&list, type, path, &zone_kind);
   }
   return list;
 }
@@ -86,14 +89,14 @@ source_list sources_throttling(const char *sys) {
     if (read_text(path, type, sizeof type) <= 0) continue;
     if (!strstr(type, "cpu") && strcmp(type, "Processor") != 0) continue; /* fans, screens, modems */
     snprintf(path, sizeof path, "%s/class/thermal/cooling_device%d/cur_state", sys, device);
-    add_readable(&list, type, path, 10);
+    add_readable(&list, type, path, &count_kind);
   }
   snprintf(path, sizeof path, "%s/devices/platform/soc/soc:firmware/get_throttled", sys);
-  add_readable(&list, "get_throttled", path, 16);
+  add_readable(&list, "get_throttled", path, &bits_kind);
   snprintf(path, sizeof path, "%s/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", sys);
-  add_readable(&list, "core_throttle_count", path, 10);
+  add_readable(&list, "core_throttle_count", path, &count_kind);
   snprintf(path, sizeof path, "%s/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", sys);
-  add_readable(&list, "package_throttle_count", path, 10);
+  add_readable(&list, "package_throttle_count", path, &count_kind);
   return list;
 }
 
@@ -108,8 +111,8 @@ int source_read(const source *s, int64_t *value) {
   const ssize_t length = s->file < 0 ? -1 : pread(s->file, text, sizeof text - 1, 0);
   if (length <= 0) return 0;
   text[length] = 0;
-  const long long number = strtoll(text, &end, s->base);
-  if (end == text) return 0;
+  const long long number = strtoll(text, &end, s->kind->base);
+  if (end == text || number < s->kind->least || number > s->kind->most) return 0;
   *value = number;
   return 1;
 }

@@ -7,10 +7,15 @@
 
 enum { MOST_SOURCES = 256 };
 
+typedef struct source_kind {
+  int base;            /* of the number, 10 or 16 */
+  int64_t least, most; /* what else it says is no reading: switched-off thermometers say -274000, or 2147483647 */
+} source_kind;
+
 typedef struct source {
   char name[64];
   int file; /* -1: there is none, as for a core that is offline */
-  int base; /* of the number, 10 or 16 */
+  const source_kind *kind;
 } source;
 
 typedef struct source_list {
