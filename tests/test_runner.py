@@ -276,7 +276,7 @@ def test_on_a_phone(phone: list[str], program: Path, model: Path, tmp_path: Path
     assert entry["temp_c"] == {"cpu-1-7": 50, "battery": 31.5}
     assert entry["throttling"] == {"thermal-cpufreq-1": 0}
     times = [entry["at_s"] for entry in result["timeline"]]
-    assert all(0.9 < later - earlier < 1.5 for earlier, later in pairwise(times))
+    assert all(0.9 < later - earlier < 5 for earlier, later in pairwise(times))
     assert result["samples"][0]["at_s"] > 1
 
 
@@ -414,7 +414,7 @@ def test_it_does_not_outlive_its_time(a_run: Run, model: Path, tmp_path: Path, o
 
 
 def test_a_result_that_nobody_fetches_is_removed(a_run: Run, model: Path, tmp_path: Path) -> None:
-    demand(a_run.start(model, "--reps", 1, "--lease", 1.5))
+    demand(a_run.start(model, "--reps", 1, "--lease", 3))
     _, supervisor = a_run.pids()
     assert a_run.wait()["state"] == "done"
     assert until(lambda: not of_the_group(supervisor))
@@ -422,9 +422,9 @@ def test_a_result_that_nobody_fetches_is_removed(a_run: Run, model: Path, tmp_pa
 
 
 def test_waiting_renews_the_lease(a_run: Run, model: Path) -> None:
-    demand(a_run.start(model, *WITHOUT_END, "--lease", 1))
-    for _ in range(12):
-        assert a_run.wait(0.25)["state"] == "running"
+    demand(a_run.start(model, *WITHOUT_END, "--lease", 2))
+    for _ in range(6):
+        assert a_run.wait(0.5)["state"] == "running"
 
 
 def test_waiting_costs_nothing(a_run: Run, program: Path, model: Path) -> None:
@@ -529,11 +529,14 @@ def fill(folder: Path) -> None:
 
 
 def test_a_disk_that_fills_up(small_disk: Path, program: Path, model: Path) -> None:
-    """After the start; the run takes until then, and says why it fails, though its log cannot."""
+    """After the start; the run says why it fails, though its log cannot."""
     one = Run(program, small_disk / "run")
-    demand(one.start(model, "--gen-tokens", 300, "--reps", 40))
-    fill(small_disk)
+    demand(one.start(model, "--gen-tokens", 300))
+    worker, _ = one.pids()
+    os.kill(worker, signal.SIGSTOP)
     assert one.wait(0)["state"] == "running"
+    fill(small_disk)
+    os.kill(worker, signal.SIGCONT)
     said = one.wait()
     assert (said["state"], said["exit"], said["nonce"]) == ("failed", CANNOT_WRITE, None)
     assert "disk is full" in said["error"]
