@@ -87,6 +87,11 @@ class Store:
         if done.lost:
             raise lost(self.target, done)
         if self._sha256(part) != sha256:
+            if "No space left" in done.stderr:
+                raise InfrastructureError(
+                    f"{path.name} does not fit on {self.target.name}, there is no space left in {self.workdir}: "
+                    "free some or choose another workdir"
+                )
             why = last_line(done.stderr) or "its hash differs"
             raise InfrastructureError(
                 f"{path.name} did not arrive whole on {self.target.name}: {why}: free some space there or try again"
@@ -178,6 +183,7 @@ def lost(target: Target, ran: Ran) -> LostLink:
 
 
 def last_line(text: str) -> str:
-    """The last line of what a program said, without what could command a terminal, at most 200 characters."""
+    """The last line of what a program said, without what could command a terminal, a long one's middle left out."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "".join(mark for mark in (lines or [""])[-1] if mark.isprintable())[:200].rstrip(" .:")
+    line = "".join(mark for mark in (lines or [""])[-1] if mark.isprintable()).rstrip(" .:")
+    return line if len(line) <= 240 else f"{line[:80]} ... {line[-150:]}"

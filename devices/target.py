@@ -88,9 +88,7 @@ def _of_profile(text: str) -> Target:
             f"{name} does not say how the device is reached: name it as ssh:USER@HOST or adb:SERIAL, or add a "
             "transport to a profile of your own (edgekit devices probe ssh:USER@HOST -o mine.toml)"
         )
-    connection = {key: table[key] for key in (*CONNECTION, "host") if key in table and table[key] is not True}
-    if table.get("emulated") is True:
-        connection["emulated"] = True
+    connection = {key: table[key] for key in (*CONNECTION, *(() if this_machine else ("host",))) if key in table}
     if this_machine:
         connection["transport"] = "local"
     figures = load_device(text) if this_machine or "bandwidth_bytes_per_s" in table else None

@@ -44,6 +44,8 @@ def probe_facts():
         "disk_free_bytes": 1 << 20 if word("nospace") else 1 << 40,
         "reasons": {},
     }
+    if word("anonymous"):
+        facts["model"] = None
     if word("escape"):
         facts["model"] = "\x1b[2Jboo"
     return facts
