@@ -545,6 +545,16 @@ def test_a_disk_that_fills_up(small_disk: Path, program: Path, model: Path) -> N
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 
 
+def test_a_result_that_is_tampered_with(a_run: Run, model: Path) -> None:
+    demand(a_run.start(model))
+    assert a_run.wait()["state"] == "done"
+    with (a_run.folder / "log").open("a") as log:
+        log.write("something else\n")
+    said = a_run.wait()
+    assert (said["state"], said["exit"], said["nonce"]) == ("failed", 0, None)
+    assert "has been removed" in said["error"]
+
+
 def test_a_disk_that_is_full(small_disk: Path, program: Path, model: Path) -> None:
     fill(small_disk)
     one = Run(program, small_disk / "run")

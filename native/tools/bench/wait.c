@@ -68,10 +68,8 @@ static void answer_ended(int folder, const run_state *state) {
   a.signal = state->signal;
   if (a.has_exit && a.exit_status == 0) {
     a.nonce = proof(folder, line, sizeof line);
-    if (a.nonce)
-      a.state = "done";
-    else
-      a.error = "the run ended, but its log has no nonce: the device's disk may be full";
+    a.state = a.nonce ? "done" : "failed";
+    a.error = a.nonce ? NULL : "the run ended well, but its result or the last line of its log has been removed since";
   } else if (a.signal) {
     snprintf(sentence, sizeof sentence, "the run was ended by signal %d (%s)", a.signal, strsignal(a.signal));
     a.error = sentence;
@@ -104,12 +102,13 @@ static void answer_run(int folder, const run_state *state, double until) {
     return;
   }
   if (!atomic_load(&state->has_ended)) await_end(&worker, until);
-  if (!process_is_alive(&worker)) await_record(state, &supervisor);
+  const int works = process_is_alive(&worker);
+  if (!works) await_record(state, &supervisor);
   if (is_removed(folder)) {
     print(&(answer){.state = "gone"});
   } else if (atomic_load(&state->has_ended)) {
     answer_ended(folder, state);
-  } else if (process_is_alive(&worker)) {
+  } else if (works) {
     print(&(answer){.state = "running", .progress = 1e-4 * atomic_load(&state->progress)});
   } else {
     answer_missing("the run was ended from outside together with its supervisor, or the device was restarted");

@@ -2,6 +2,7 @@
 #include "cold.h"
 #include "report.h"
 #include "result.h"
+#include "run_folder.h"
 #include "sources.h"
 #include "system.h"
 
@@ -143,6 +144,5 @@ int worker_run(const run_options *options, const char *run, int folder, run_stat
   w.result.suspended_s = NAN;
   const int failed = work_through(&w, folder);
   if (failed) return failed;
-  fprintf(stderr, "done %s\n", options->nonce);
-  return 0;
+  return fprintf(stderr, "done %s\n", options->nonce) < 0 ? report_write_error(LOG_FILE) : 0;
 }
