@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import threading
 import time
 from pathlib import Path
@@ -13,8 +14,9 @@ from device_lab import install_fake_runner, left_behind, write_profile
 from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
-from edgekit.devices import remote
+from edgekit.devices import remote, runner
 from edgekit.devices.bench_device import bench_device
+from edgekit.devices.measure import measure
 from edgekit.devices.profile import load_device
 from edgekit.devices.target import Target
 from edgekit.models.errors import InfrastructureError
@@ -235,3 +237,19 @@ def test_interrupting_cleans_up(model: Path, workdir: Path, monkeypatch: pytest.
     monkeypatch.setattr(remote._Session, "follow", interrupted)
     assert bench(model, profile(workdir, "hang")) == 1
     assert left_behind(workdir) == []
+
+
+def test_the_real_runner_generates_the_same_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same workload in this process and by the static program, down to the hash of what is generated."""
+    if not any((folder / f"edgekit-bench-{platform.machine()}").is_file() for folder in runner.FOLDERS):
+        pytest.skip("there is no runner for this machine: make runner")
+    model = write_sample_gguf(tmp_path / "sample.gguf")
+    file = tmp_path / "board.toml"
+    file.write_text(f'transport = "local"\nworkdir = "{tmp_path / "device"}"\n')
+    line = ["--prompt-tokens", "20", "--gen-tokens", "6", "--reps", "1", "--threads", "1", "--json"]
+    assert main(["bench", str(model), "--device", str(file), *line]) == 3  # one repetition is few
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"][0]["output_sha256"] == measure(model, "native", 20, 6, 1).output_sha256
+    assert found["samples"][0]["load_cold_s"] is not None or "load_cold_s" in found["unavailable"]
+    assert found["memory"]["peak_bytes"] > found["memory"]["baseline_bytes"] > 0
+    assert left_behind(tmp_path / "device") == []

@@ -102,7 +102,7 @@ def test_no_import_circle() -> None:
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "scipy", "llama_cpp", "huggingface_hub", "jinja2"])
 def test_the_base_install_needs_no_extra(heavy: str) -> None:
     """Everything that the base install promises imports while the optional packages are unimportable."""
-    modules = "edgekit.cli, edgekit.inspection, edgekit.runtimes, edgekit.devices.bench"
+    modules = "edgekit.cli, edgekit.inspection, edgekit.runtimes, edgekit.devices.bench_device"
     code = f"import sys; sys.modules[{heavy!r}] = None; import {modules}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
