@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import threading
 import time
@@ -14,7 +15,8 @@ from device_lab import SshServer, install_fake_runner, left_behind, needs_sshd, 
 from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
-from edgekit.devices import remote
+from edgekit.devices import remote, runner
+from edgekit.devices.measure import measure
 from edgekit.devices.target import Target
 from edgekit.devices.transports import LostLink, Transport, open_transport
 from edgekit.models.errors import InfrastructureError
@@ -221,3 +223,14 @@ def test_nobody_is_there(model: Path, server: SshServer, workdir: Path, capsys: 
 def test_faults_leave_nothing(model: Path, server: SshServer, workdir: Path, faults: str) -> None:
     assert bench(model, profile(server, workdir, faults)) == 6
     assert left_behind(workdir) == []
+
+
+def test_the_real_runner(model: Path, server: SshServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not any((folder / f"edgekit-bench-{platform.machine()}").is_file() for folder in runner.FOLDERS):
+        pytest.skip("there is no runner for this machine: make runner")
+    file = write_profile(tmp_path / "board.toml", "ssh", tmp_path / "device", "", server.settings())
+    line = ["--prompt-tokens", "8", "--gen-tokens", "4", "--reps", "1", "--threads", "1", "--json"]
+    assert main(["bench", str(model), "--device", str(file), *line]) == 3  # one repetition is few
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"][0]["output_sha256"] == measure(model, "native", 8, 4, 1).output_sha256
+    assert left_behind(tmp_path / "device") == []
