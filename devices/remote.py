@@ -146,21 +146,22 @@ class _Session:
 
     def follow(self, workload: Workload) -> None:
         """Until the run has ended well; a lost link is taken up again for REATTACH_S."""
-        end = time.monotonic() + workload.deadline_s + _GRACE_S
+        start = time.monotonic()
         with tqdm(total=100, desc=f"bench on {self.target.name}", unit="%", disable=None) as bar:
-            while True:
-                state = self._look()
+            while (state := self._look()).state == "running":
                 bar.update(int(100 * (state.progress or 0)) - bar.n)
-                if state.state != "running":
-                    break
-                if time.monotonic() > end:
-                    raise InfrastructureError(
-                        f"the run on {self.target.name} did not end within {workload.deadline_s} s and was stopped: "
-                        "raise --deadline or ask for fewer tokens"
-                    )
-        if state.state == "done" and state.exit in (0, None) and state.nonce == self.nonce:
-            return
-        raise self._failure(state)
+                if time.monotonic() - start > workload.deadline_s + _GRACE_S:  # the runner itself did not see to it
+                    raise self._too_late(workload)
+        if state.state == "gone" and time.monotonic() - start >= workload.deadline_s:
+            raise self._too_late(workload)
+        if not (state.state == "done" and state.exit in (0, None) and state.nonce == self.nonce):
+            raise self._failure(state)
+
+    def _too_late(self, workload: Workload) -> InfrastructureError:
+        return InfrastructureError(
+            f"the run on {self.target.name} did not end within {workload.deadline_s} s and was stopped: "
+            "raise --deadline or ask for fewer tokens"
+        )
 
     def _look(self) -> RunState:
         heard = time.monotonic()

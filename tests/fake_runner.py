@@ -137,9 +137,13 @@ def start(run, lock, model, options):
 def work(run, model, options):
     """The run itself; its end is written down for `wait`."""
     end = {"exit": 0, "signal": None, "nonce": options["--nonce"], "error": None, "state": "done", "progress": 1.0}
-    until = time.monotonic() + (3600 if word("hang") else word("slow") or 0)
+    start = time.monotonic()
+    until = start + (3600 if word("hang") else word("slow") or 0)
     while time.monotonic() < until:
         time.sleep(0.05)
+        if word("obeys") and time.monotonic() - start > float(options["--deadline"]):
+            remove(run)
+            return 0
         if time.time() - (run / "lease").stat().st_mtime > float(options["--lease"]):
             remove(run)
             return 0
@@ -166,9 +170,12 @@ def wait(run, seconds):
     if not run.is_dir():
         return {"state": "gone"}
     (run / "lease").touch()
-    until = time.monotonic() + min(seconds, word("look") or seconds)
+    until = time.monotonic() + seconds
     while True:
-        state = json.loads((run / "state").read_text())
+        try:
+            state = json.loads((run / "state").read_text())
+        except FileNotFoundError:
+            return {"state": "gone"}
         if state["state"] != "running" or time.monotonic() >= until:
             return state
         time.sleep(0.02)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +135,12 @@ def test_faults(model: Path, workdir: Path, faults: str, told: str, capsys: pyte
     assert left_behind(workdir) == []
 
 
+@pytest.mark.parametrize("faults", ["hang", "hang,obeys"])
 def test_a_runner_that_hangs_is_stopped_at_the_deadline(
-    model: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, workdir: Path, faults: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench(model, profile(workdir, "hang"), "--deadline", "1") == 6
+    """By the desk, or by the runner's own supervisor."""
+    assert bench(model, profile(workdir, faults), "--deadline", "1") == 6
     assert "did not end within 1 s" in capsys.readouterr().err
     assert left_behind(workdir) == []
 
@@ -237,6 +242,29 @@ def test_interrupting_cleans_up(model: Path, workdir: Path, monkeypatch: pytest.
     monkeypatch.setattr(remote._Session, "follow", interrupted)
     assert bench(model, profile(workdir, "hang")) == 1
     assert left_behind(workdir) == []
+
+
+@pytest.fixture
+def small_disk(workdir: Path) -> Iterator[Path]:
+    """A folder on a disk of 4 MiB of its own."""
+    disk = workdir.parent / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small disk takes the right to mount one")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(
+    model: Path, workdir: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The device said that there was room, and then there was not."""
+    file = write_profile(workdir.parent / "board.toml", "local", small_disk / "device")
+    assert bench(model, file) == 6
+    err = capsys.readouterr().err
+    assert "there is no space left in" in err and len(err.strip().splitlines()) == 1
+    assert list(small_disk.iterdir()) == []
 
 
 def test_the_real_runner_generates_the_same_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
