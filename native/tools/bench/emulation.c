@@ -28,18 +28,20 @@ static int has_foreign_cpuinfo(void) {
 #endif
 }
 
-/* The 12 letters by which a hypervisor names itself; empty without one. */
-static void hypervisor(char out[13]) {
-  out[0] = 0;
+/* Whether a hypervisor names itself so in cpuid, of which an emulator is one. */
+static int hypervisor_is(const char *wanted) {
 #if defined(__x86_64__)
   uint32_t a, b, c, d;
-  enum { UNDER_A_HYPERVISOR = 1u << 31 };
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (uint32_t)UNDER_A_HYPERVISOR)) return;
+  char name[13] = "";
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 31)) return 0;
   __cpuid(0x40000000, a, b, c, d);
-  memcpy(out, &b, 4);
-  memcpy(out + 4, &c, 4);
-  memcpy(out + 8, &d, 4);
-  out[12] = 0;
+  memcpy(name, &b, 4);
+  memcpy(name + 4, &c, 4);
+  memcpy(name + 8, &d, 4);
+  return strncmp(name, wanted, strlen(wanted)) == 0;
+#else
+  (void)wanted;
+  return 0;
 #endif
 }
 
@@ -57,18 +59,16 @@ static int is_android_emulator(void) {
 }
 
 int emulation(const char **why) {
-  char name[13];
-  hypervisor(name);
   *why = "this program runs under another one, as in qemu-user: /proc/thread-self/exe is not /proc/self/exe";
   if (runs_under_another_program()) return 1;
   *why = "/proc/cpuinfo is of another architecture than the program, as under qemu-user";
   if (has_foreign_cpuinfo()) return 1;
   *why = "cpuid names TCG, qemu's emulator, as hypervisor";
-  if (strncmp(name, "TCGTCGTCG", 9) == 0) return 1;
+  if (hypervisor_is("TCGTCGTCGTCG")) return 1;
   *why = "the device tree names qemu's virt machine, linux,dummy-virt";
   if (lists("/proc/device-tree/compatible", "linux,dummy-virt")) return 1;
   *why = "the firmware names QEMU as the machine's vendor";
-  if (lists("/sys/class/dmi/id/sys_vendor", "QEMU") && strncmp(name, "KVM", 3) != 0) return 1;
+  if (lists("/sys/class/dmi/id/sys_vendor", "QEMU") && !hypervisor_is("KVM")) return 1;
   *why = "/proc/cpuinfo names the Android emulator";
   if (is_android_emulator()) return 1;
   *why = "/proc cannot be read, which would tell";
