@@ -100,6 +100,7 @@ class _Session:
         self.runner: tuple[str, ...] = ()
         self.runner_sha256 = ""
         self.started = False
+        self.start_lost: Ran | None = None
         self.trouble: str | None = None
 
     def open(self) -> None:
@@ -138,7 +139,10 @@ class _Session:
         self.started = True  # even if the answer is lost
         line = ["start", self.store.run_folder, "--lock", self.store.workdir, "--", model]
         done = self.ask([*line, *_arguments(self.target, workload, self.nonce)])
-        if not done.lost and done.returncode == _BUSY:
+        if done.lost:  # it may have started: `follow` sees
+            self.start_lost = done
+            return
+        if done.returncode == _BUSY:
             raise InfrastructureError(
                 f"{self.target.name} is busy with another benchmark: wait until that one has ended"
             )
@@ -192,6 +196,8 @@ class _Session:
         return self.store.transport.pull(path, limit_bytes, SHORT_S)
 
     def _failure(self, state: RunState) -> InfrastructureError:
+        if state.state == "gone" and self.start_lost is not None:
+            return lost(self.target, self.start_lost)
         if state.state == "gone":
             return InfrastructureError(f"the run is gone from {self.target.name}: it ended, or was stopped, without us")
         if state.state == "done":

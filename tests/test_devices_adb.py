@@ -103,7 +103,7 @@ def test_what_android_tells(model: Path, phone: Path, workdir: Path, capsys: pyt
     assert found["reasons"] == ["Android reported thermal throttling: moderate"]
 
 
-@pytest.mark.parametrize("word", ["uname", "mkdir", "touch", "sha256sum", "probe", "start", "mv -f"])
+@pytest.mark.parametrize("word", ["uname", "mkdir", "touch", "sha256sum", "probe", "mv -f"])
 def test_a_daemon_that_dies_while_things_are_put_there(
     model: Path, phone: Path, workdir: Path, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_file_that_arrives_in_part(
     assert left_behind(workdir) == []
 
 
-@pytest.mark.parametrize("word", [" wait ", "cat", " stop ", "shift; rm"])
+@pytest.mark.parametrize("word", [" start ", " wait ", "cat", " stop ", "shift; rm"])
 def test_a_daemon_that_dies_later_is_asked_again(model: Path, phone: Path, workdir: Path, word: str) -> None:
     (phone / "dies").write_text(word)
     assert bench(model, profile(workdir, "slow=1")) == 0

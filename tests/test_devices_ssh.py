@@ -45,6 +45,8 @@ def server(keys: SshServer) -> Iterator[SshServer]:
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     install_fake_runner(tmp_path / "runners", monkeypatch)
+    monkeypatch.setattr(remote, "REATTACH_S", 15.0)  # a connection takes seconds on a machine that is busy
+    monkeypatch.setattr(remote, "_STOP_S", 10.0)
     return tmp_path / "device"
 
 
@@ -173,13 +175,13 @@ def test_a_link_that_stays_away(
     model: Path, server: SshServer, workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 6; on the device the run ends by itself when its lease is up, and what is left is named."""
-    monkeypatch.setattr(remote, "LEASE_S", 5)
+    monkeypatch.setattr(remote, "LEASE_S", 10)
     other = cut_in_mid_run(server, workdir, back_after_s=None)
     code = bench(model, profile(server, workdir, "hang"))
     other.join()
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert code == 6 and "cannot be reached" in told and f"{workdir} there could not be cleaned up" in told
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while list(workdir.glob("run-*")) and time.monotonic() < until:
         time.sleep(0.1)
     assert not [line for line in left_behind(workdir) if "run-" in line]
