@@ -32,8 +32,7 @@ from edgekit.quant.removal import choose
 from edgekit.quant.repair import repair
 from edgekit.quant.store import store_key
 from edgekit.quant.structure import Goal, Structure, remove
-from edgekit.quant.teacher import Teacher, judge, stride
-from edgekit.quant.training import windows_per_step
+from edgekit.quant.teacher import Teacher, judge
 from edgekit.report.heads import pruning_page
 
 HELD_OUT = 6  # windows by which a step of the way is taken or left, and again as many by which the result is judged
@@ -168,8 +167,7 @@ def _windows(
     length = min(WINDOW, checkpoint.spec.context)
     tokens = STATISTICS_TOKENS
     if calib:
-        at_once = windows_per_step(length, checkpoint.spec.vocab // stride(length, checkpoint.spec.vocab))
-        tokens = max(REPAIR_TOKENS, min(RECOVERY_TOKENS, options.recover * at_once * length))
+        tokens = max(REPAIR_TOKENS, min(RECOVERY_TOKENS, options.recover * length))
     ids = calibration_windows(
         tokenizer, calib, tokens=tokens + 2 * HELD_OUT * length, length=length, seed=seed, model=model
     )

@@ -27,7 +27,7 @@ from edgekit.models.errors import InputError
 from edgekit.models.files import atomic_write
 from edgekit.models.forward import parts
 from edgekit.quant.teacher import Teacher, backward, judge
-from edgekit.quant.training import WARMUP, batches, windows_per_step
+from edgekit.quant.training import WARMUP, batches
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +67,7 @@ def recover(
     """
     from tqdm import tqdm
 
-    length, vocabulary = teacher.ids.shape[1], len(parts(model).head.weight)
-    order = batches(len(windows), windows_per_step(length, vocabulary // teacher.stride), steps, seed)
+    order = batches(len(windows), 1, steps, seed)  # small ones: a pruned model has far to go
     with _student(model, teacher, held_out) as student:
         if folder is None or not student.load(folder / STATE):
             student.judge()
@@ -107,8 +106,7 @@ class _Student:
 
     def learn(self, windows: NDArray[np.int64], rate: float) -> None:
         """One step on those of the teacher's windows, with the learning rates times `rate`."""
-        for window in windows:  # one by one in less memory; that the gradients' sum is no mean is nothing to Adam
-            backward(self.model, self.teacher, np.array([window]), label_share=LABEL_SHARE, every=self.teacher.stride)
+        backward(self.model, self.teacher, windows, label_share=LABEL_SHARE, every=self.teacher.stride)
         for group, own in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = own * rate
         self.optimiser.step()
