@@ -47,7 +47,7 @@ def write_folder(
         raise InputError(f"{checkpoint.path} is no folder with tokenizer files: give a Hugging Face checkpoint")
     family = family_of(config)
     shards = _shards([_entry(checkpoint, tensor) for tensor in family.tensors(family.read_spec(config))])
-    with _new_folder(folder) as target:
+    with new_folder(folder) as target:
         for name in COPIED:
             if (checkpoint.path / name).is_file():
                 shutil.copyfile(checkpoint.path / name, target / name)
@@ -134,7 +134,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends without an error, and is removed otherwise."""
     require_new(folder)
     target = folder.with_name(f".{folder.name}.{os.getpid()}.partial")

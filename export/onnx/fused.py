@@ -1,0 +1,138 @@
+"""The decoder's parts in ONNX Runtime's own operators, domain `com.microsoft`: the fast ones on its processors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from onnx import TensorProto
+
+from edgekit.export.onnx.formats import BITS, BLOCK, FLOATS, scales_of
+from edgekit.export.onnx.graph import Graph
+from edgekit.export.onnx.rotary import rotary_tables
+from edgekit.models.spec import ModelSpec, TensorSpec
+
+_FLOAT = TensorProto.FLOAT
+
+
+@dataclass(frozen=True)
+class Fused:
+    """`decoder.Operators` over MatMulNBits, GatherBlockQuantized, GroupQueryAttention and the fused residual norm.
+
+    `formats`: matrix -> format; `context`: the positions that the rotary tables cover; `accuracy_level`:
+    MatMulNBits' for activations, 0 or 1 float32, 4 int8 in blocks.
+    """
+
+    graph: Graph
+    spec: ModelSpec
+    formats: Mapping[str, str]
+    context: int
+    accuracy_level: int
+
+    def embed(self, name: str, ids: str, table: TensorSpec) -> str:
+        format, columns = self.formats[table.name], table.shape[1]
+        if format in FLOATS:
+            weight = self.graph.weight(table.name, FLOATS[format], table.shape)
+            if format == "f32":
+                return self.graph.add(name, "Gather", weight, ids)
+            return self.graph.add(name, "Cast", self.graph.add(f"{name}.rows", "Gather", weight, ids), to=_FLOAT)
+        codes, scales = self._quantised(table)
+        # The head's own tensor of blocks is gathered from as it is: another shape would be another copy in memory.
+        per_block = self.graph.add(f"{name}.scales", "Unsqueeze", scales, self.graph.integers(-1))
+        found = self.graph.add_contributed(
+            "GatherBlockQuantized",
+            [codes, ids, per_block],
+            [(f"{name}.blocks", ("batch", "sequence", columns // BLOCK, BLOCK))],
+            bits=BITS[format],
+            block_size=BLOCK,
+            gather_axis=0,
+            quantize_axis=2,
+        )
+        return self.graph.add(name, "Reshape", found, self.graph.integers(0, 0, columns))
+
+    def linear(self, name: str, x: str, matrix: TensorSpec, bias: TensorSpec | None) -> str:
+        format, (rows, columns) = self.formats[matrix.name], matrix.shape
+        shape = ("batch", "sequence", rows)
+        offset = None if bias is None else self.graph.weight(bias.name, np.float32, bias.shape)
+        if format in FLOATS:
+            weight = self.graph.weight(matrix.name, FLOATS[format], matrix.shape)
+            if format != "f32":
+                # Multiplied in float32, as the reference does: a runtime folds this once, when it loads.
+                weight = self.graph.add(f"{matrix.name}.float32", "Cast", weight, to=_FLOAT)
+            product = name if offset is None else f"{name}.product"
+            self.graph.add_contributed("FusedMatMul", [x, weight], [(product, shape)], transB=1)
+            return product if offset is None else self.graph.add(name, "Add", product, offset)
+        inputs = [x, *self._quantised(matrix)]
+        return self.graph.add_contributed(
+            "MatMulNBits",
+            inputs if offset is None else [*inputs, "", "", offset],
+            [(name, shape)],
+            N=rows,
+            K=columns,
+            bits=BITS[format],
+            block_size=BLOCK,
+            accuracy_level=self.accuracy_level,
+        )
+
+    def add_norm(self, name: str, x: str, residual: str, gain: TensorSpec) -> tuple[str, str]:
+        shape = ("batch", "sequence", self.spec.hidden)
+        weight = self.graph.weight(gain.name, np.float32, gain.shape)
+        self.graph.add_contributed(
+            "SkipSimplifiedLayerNormalization",
+            [x, residual, weight],
+            [(name, shape), ("", ()), ("", ()), (f"{name}.sum", shape)],
+            epsilon=self.spec.norm_eps,
+        )
+        return f"{name}.sum", name
+
+    def attention(self, name: str, query: str, key: str, value: str, layer: int) -> str:
+        spec = self.spec
+        heads, kv_heads, size = spec.heads[layer], spec.kv_heads[layer], spec.head_dim
+        sliding = bool(spec.sliding) and spec.sliding[layer]
+        assert not sliding or spec.window is not None
+        cache = ("batch", kv_heads, "total", size)
+        return self.graph.add_contributed(
+            "GroupQueryAttention",
+            [
+                *(query, key, value),
+                *(f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"),
+                *self._lengths,
+                *rotary_tables(self.graph, spec, self.context, sliding=sliding),
+            ],
+            [
+                (name, ("batch", "sequence", heads * size)),
+                (f"present.{layer}.key", cache),
+                (f"present.{layer}.value", cache),
+            ],
+            num_heads=heads,
+            kv_num_heads=kv_heads,
+            scale=size**-0.5 if spec.attention_scale is None else spec.attention_scale,
+            softcap=spec.attention_softcap or 0.0,
+            local_window_size=spec.window if sliding else -1,
+            do_rotary=1,
+        )
+
+    @cached_property
+    def _lengths(self) -> tuple[str, str]:
+        """What the mask says: each sequence's last position (B,), and the longest length, a scalar; int32."""
+        graph = self.graph
+        counted = graph.add("mask.sum", "ReduceSum", "attention_mask", graph.integers(1), keepdims=0)
+        last = graph.add("mask.last", "Sub", counted, graph.integers(1))
+        length = graph.add("mask.length", "Shape", "attention_mask", start=1)
+        total = graph.add("mask.total", "Squeeze", length)
+        return (
+            graph.add("last_position", "Cast", last, to=TensorProto.INT32),
+            graph.add("total_length", "Cast", total, to=TensorProto.INT32),
+        )
+
+    def _quantised(self, matrix: TensorSpec) -> tuple[str, str]:
+        """The codes and the scales, declared."""
+        rows, columns = matrix.shape
+        blocks = columns // BLOCK
+        codes = (rows, blocks, BLOCK * BITS[self.formats[matrix.name]] // 8)
+        return (
+            self.graph.weight(matrix.name, np.uint8, codes),
+            self.graph.weight(scales_of(matrix.name), np.float32, (rows, blocks)),
+        )

@@ -1,0 +1,173 @@
+"""Write a model as a folder with `model.onnx`: checked by `onnx` itself, all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edgekit.export.huggingface import new_folder
+from edgekit.export.onnx.decoder import write_decoder
+from edgekit.export.onnx.formats import arrays, require_carried
+from edgekit.export.onnx.fused import Fused
+from edgekit.export.onnx.graph import CONTRIBUTED, Graph, Weight
+from edgekit.models.checkpoint import Checkpoint
+from edgekit.models.errors import InputError
+from edgekit.models.spec import MATRIX_ROLES
+from edgekit.quant.formats import Blocks
+
+MODEL, DATA = "model.onnx", "model.onnx.data"
+OPSET, IR_VERSION = 23, 11  # the first opset with RMSNormalization, and the file version that came with it
+DEFAULT_CONTEXT = 4096  # the rotary tables of a longer one take more room than a small model
+INLINE_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is for nodes and constants
+_ALIGNMENT = 4096  # of external data: a page, so that a runtime can map it
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """What is chosen about a graph apart from its formats.
+
+    `accuracy_level`: how MatMulNBits takes its activations, 0 or 1 as float32, 4 as int8. `context`: positions that
+    the graph is good for, None for the trained ones up to 4096. `external_data`: weights in a file of their own, as
+    they are anyway where they are too many for one.
+    """
+
+    accuracy_level: int = 4
+    context: int | None = None
+    external_data: bool = False
+
+    def positions(self, checkpoint: Checkpoint) -> int:
+        trained = checkpoint.spec.context
+        if self.context is None:
+            return min(trained, DEFAULT_CONTEXT)
+        if not 1 <= self.context <= trained:
+            raise InputError(
+                f"{checkpoint.path} has a context of {trained} tokens: {self.context} is out of range, "
+                f"choose 1 to {trained}"
+            )
+        return self.context
+
+
+def write_onnx(
+    checkpoint: Checkpoint,
+    tensors: Iterable[tuple[str, Blocks]],
+    formats: Mapping[str, str],
+    folder: Path,
+    *,
+    options: OnnxOptions,
+    vectors: Mapping[str, NDArray[np.float32]] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Write the model into `folder`, which must not exist, and return the bytes of its graph and weights.
+
+    `tensors`, `formats` and `vectors` are `write_gguf`'s; `metadata` is written into the graph beside the positions
+    that it is good for and the sha256 of its stored tensors. Raises InputError where ONNX cannot carry a format, the
+    plan lacks a matrix or has another, or the folder exists; TargetError where the disk is full or fails.
+    """
+    _require_fit(checkpoint, formats)
+    graph = Graph()
+    positions = options.positions(checkpoint)
+    write_decoder(
+        checkpoint.spec,
+        checkpoint.tensors,
+        Fused(graph, checkpoint.spec, formats, positions, options.accuracy_level),
+    )
+    external = options.external_data or sum(weight.bytes for weight in graph.weights.values()) > INLINE_BYTES
+    with new_folder(folder) as target:
+        stored = _Stored(graph.weights, target / DATA if external else None)
+        for name, values in _tensors(checkpoint, tensors, formats, vectors or {}):
+            stored.put(name, values)
+        facts = {"context": str(positions), "weights_sha256": stored.sha256(), **(metadata or {})}
+        (target / MODEL).write_bytes(_model(graph, stored.protos(), facts).SerializeToString(deterministic=True))
+        onnx.checker.check_model(target / MODEL, full_check=True)
+        return sum(file.stat().st_size for file in target.iterdir())
+
+
+def _require_fit(checkpoint: Checkpoint, formats: Mapping[str, str]) -> None:
+    matrices = {tensor.name for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES}
+    if different := sorted(matrices ^ set(formats)):
+        raise InputError(f"the plan and {checkpoint.path} differ about '{different[0]}': use a plan made for it")
+    require_carried(formats)
+
+
+def _tensors(
+    checkpoint: Checkpoint,
+    matrices: Iterable[tuple[str, Blocks]],
+    formats: Mapping[str, str],
+    changed: Mapping[str, NDArray[np.float32]],
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Every stored tensor by its name in the graph."""
+    for tensor in checkpoint.tensors:
+        if tensor.role not in MATRIX_ROLES:
+            values = changed[tensor.name] if tensor.name in changed else checkpoint.read(tensor.name)
+            yield tensor.name, values + np.float32(tensor.offset)
+    for name, blocks in matrices:
+        yield from arrays(name, formats[name], blocks).items()
+
+
+class _Stored:
+    """The weights as they come, in any order: within the graph, or the matrices in a file beside it."""
+
+    def __init__(self, weights: Mapping[str, Weight], data: Path | None) -> None:
+        self._weights, self._data = weights, data
+        self._protos: dict[str, TensorProto] = {}
+        self._digests: dict[str, str] = {}
+        self._offsets: dict[str, int] = {}
+        end = 0
+        for weight in weights.values():
+            if data is not None and len(weight.shape) > 1:
+                self._offsets[weight.name] = end
+                end += -(-weight.bytes // _ALIGNMENT) * _ALIGNMENT
+        if data is not None:
+            data.touch()
+
+    def put(self, name: str, values: NDArray[Any]) -> None:
+        weight = self._weights[name]
+        assert values.shape == weight.shape and values.dtype == weight.dtype, (weight, values.shape, values.dtype)
+        assert name not in self._protos, name
+        raw = np.ascontiguousarray(values).astype(weight.dtype.newbyteorder("<"), copy=False).tobytes()
+        self._digests[name] = hashlib.sha256(raw).hexdigest()
+        proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(weight.dtype), dims=weight.shape)
+        if name in self._offsets:
+            assert self._data is not None
+            with self._data.open("r+b") as file:
+                file.seek(self._offsets[name])
+                file.write(raw)
+            _refer(proto, self._data.name, self._offsets[name], len(raw))
+        else:
+            proto.raw_data = raw
+        self._protos[name] = proto
+
+    def protos(self) -> list[TensorProto]:
+        """In the order of the graph."""
+        missing = self._weights.keys() - self._protos.keys()
+        assert not missing, f"not written: {sorted(missing)}"
+        return [self._protos[name] for name in self._weights]
+
+    def sha256(self) -> str:
+        """Of all tensors, whatever file they are in."""
+        return hashlib.sha256("".join(self._digests[name] for name in self._weights).encode()).hexdigest()
+
+
+def _refer(proto: TensorProto, location: str, offset: int, length: int) -> None:
+    proto.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        proto.external_data.add(key=key, value=value)
+
+
+def _model(graph: Graph, weights: Sequence[TensorProto], metadata: Mapping[str, str]) -> onnx.ModelProto:
+    opsets = [helper.make_opsetid("", OPSET)]
+    if any(node.domain == CONTRIBUTED for node in graph.nodes):
+        opsets.append(helper.make_opsetid(CONTRIBUTED, 1))
+    model = helper.make_model(
+        graph.proto(weights), opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgekit"
+    )
+    helper.set_model_props(model, {f"edgekit.{key}": value for key, value in metadata.items()})
+    return model

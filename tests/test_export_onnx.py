@@ -1,0 +1,232 @@
+"""The ONNX graph in ONNX Runtime against the torch reference on the same rounded weights, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models_random import VARIANTS, VOCAB, random_checkpoint, variant_id
+from numpy.typing import NDArray
+
+from edgekit.export.gguf import write_gguf
+from edgekit.export.onnx.formats import BITS, CARRIED, arrays, matrix_bytes, require_carried, scales_of
+from edgekit.measuring import Rounded
+from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.errors import InputError
+from edgekit.models.spec import MATRIX_ROLES
+from edgekit.models.tokenizer import load_tokenizer
+from edgekit.quant.formats import Blocks, format_of
+from edgekit.runtimes import torch_reference
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'edgekit[onnx]'")
+ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgekit[onnx]'")
+
+from edgekit.export.onnx.write import DATA, MODEL, OnnxOptions, write_onnx  # noqa: E402
+
+LENGTH, DECODED = 120, 32  # longer than every sliding window of a gemma3 variant
+TOLERANCE = 3e-5  # of the largest logit; measured: below 1e-5
+FLOAT = OnnxOptions(accuracy_level=1)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A checkpoint with a format for every matrix, and its blocks."""
+
+    checkpoint: Checkpoint
+    formats: dict[str, str]
+    blocks: list[tuple[str, Blocks]]
+
+    def onnx(self, folder: Path, options: OnnxOptions = FLOAT) -> Path:
+        size = write_onnx(self.checkpoint, self.blocks, self.formats, folder, options=options)
+        assert size == sum(file.stat().st_size for file in folder.iterdir())
+        return folder
+
+    def torch(self, path: Path) -> torch_reference.TorchSession:
+        write_gguf(self.checkpoint, load_tokenizer(self.checkpoint), self.blocks, self.formats, path)
+        return torch_reference.load(path, context=None, threads=1)
+
+
+def rounded(folder: Path, formats: Sequence[str], family: str = "llama", **options: Any) -> Rounding:
+    """A random checkpoint whose matrices take the formats in turn; the embedding takes the first."""
+    checkpoint = open_checkpoint(random_checkpoint(folder, family, **options))
+    names = [tensor.name for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES]
+    chosen = {name: formats[i % len(formats)] for i, name in enumerate(names)}
+    return Rounding(checkpoint, chosen, list(Rounded(checkpoint).stream(chosen)))
+
+
+class Model:
+    """A graph in ONNX Runtime with a cache that grows by a copy at every step: slow and plain."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = 1, 3
+        self.session = ort.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.cache = {
+            f"past_key_values.{layer}.{part}": np.zeros((1, heads, 0, checkpoint.spec.head_dim), np.float32)
+            for layer, heads in enumerate(checkpoint.spec.kv_heads)
+            for part in ("key", "value")
+        }
+        self.length = 0
+
+    def run(self, tokens: NDArray[np.int64], **more: NDArray[Any]) -> NDArray[np.float32]:
+        """Append tokens (T,); the logits (T, vocab)."""
+        self.length += len(tokens)
+        mask = np.ones((1, self.length), np.int64)
+        inputs = {"input_ids": tokens[None], "attention_mask": mask, **self.cache, **more}
+        results = dict(zip(self.outputs, self.session.run(self.outputs, inputs), strict=True))
+        logits = results.pop("logits")[0]
+        self.cache = {name.replace("present", "past_key_values"): values for name, values in results.items()}
+        return logits
+
+
+def relative_error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    assert np.abs(expected).max() > 1  # logits that would show a difference
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def check_logits(rounding: Rounding, folder: Path) -> None:
+    """Prefill in two parts, then DECODED tokens one by one: the reference's logits at every position."""
+    model = Model(rounding.onnx(folder / "onnx"), rounding.checkpoint)
+    length = min(LENGTH, rounding.checkpoint.spec.context)
+    tokens = np.random.default_rng(1).integers(0, VOCAB, length)
+    expected = rounding.torch(folder / "model.gguf").score(tokens.tolist(), 0)
+    prompt = length - DECODED
+    logits = [model.run(tokens[: prompt - 10]), model.run(tokens[prompt - 10 : prompt])]
+    logits += [model.run(tokens[position : position + 1]) for position in range(prompt, length)]
+    assert relative_error(np.concatenate(logits), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
+def test_logits_equal_torch(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    family, options = variant
+    check_logits(rounded(tmp_path / "model", ("q8_0", "q4_0", "f16", "f32"), family, **options), tmp_path)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("format", CARRIED)
+def test_every_format_in_every_place(format: str, tied: bool, tmp_path: Path) -> None:
+    check_logits(rounded(tmp_path / "model", (format,), bias=True, tied=tied), tmp_path)
+
+
+def test_int8_activations_are_near(tmp_path: Path) -> None:
+    """accuracy_level 4 rounds activations to int8 in blocks: another result, but not by much."""
+    rounding = rounded(tmp_path / "model", ("q4_0",))
+    tokens = np.random.default_rng(1).integers(0, VOCAB, 50)
+    logits = [
+        Model(rounding.onnx(tmp_path / str(level), OnnxOptions(level)), rounding.checkpoint).run(tokens)
+        for level in (0, 4)
+    ]
+    assert 1e-4 < relative_error(logits[1], logits[0]) < 0.1
+
+
+def test_only_the_last_logits(tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", ("q8_0",))
+    folder = rounding.onnx(tmp_path / "onnx")
+    tokens = np.random.default_rng(1).integers(0, VOCAB, 20)
+    logits = Model(folder, rounding.checkpoint).run(tokens)
+    kept = Model(folder, rounding.checkpoint).run(tokens, logits_to_keep=np.array([3]))
+    assert kept.shape == (3, VOCAB)
+    np.testing.assert_allclose(kept, logits[-3:], atol=1e-5)
+
+
+@pytest.mark.parametrize("format", BITS)
+def test_codes_and_scales_hold_the_blocks_values(format: str) -> None:
+    """Code by code, as MatMulNBits is documented, every code among them."""
+    bits, rows = BITS[format], np.random.default_rng(0).standard_normal((16, 96), np.float32)
+    blocks = format_of(format).encode(rows, None)
+    stored = arrays("w", format, blocks)
+    codes, scales = stored["w"], stored[scales_of("w")]
+    values, seen = np.empty_like(rows), set()
+    for row in range(16):
+        for column in range(96):
+            block, place = divmod(column, 32)
+            byte = int(codes[row, block, place * bits // 8])
+            code = byte if bits == 8 else (byte >> 4 * (place % 2)) & 15
+            seen.add(code)
+            values[row, column] = scales[row, block] * np.float32(code - (8 if bits == 4 else 128))
+    np.testing.assert_array_equal(values, format_of(format).decode(blocks))
+    assert len(seen) > 0.7 * 2**bits
+
+
+@pytest.mark.parametrize("format", CARRIED)
+def test_bytes_of_a_matrix(format: str) -> None:
+    blocks = format_of(format).encode(np.zeros((5, 96), np.float32), None)
+    assert matrix_bytes(format, 5, 96) == sum(array.nbytes for array in arrays("w", format, blocks).values())
+
+
+def test_bits_per_weight() -> None:
+    assert 8 * matrix_bytes("q4_0", 64, 64) / 64**2 == 5.0
+    assert 8 * matrix_bytes("q8_0", 64, 64) / 64**2 == 9.0
+
+
+def test_a_tied_matrix_is_stored_once(tmp_path: Path) -> None:
+    folder = rounded(tmp_path / "model", ("q4_0",), tied=True).onnx(tmp_path / "onnx")
+    graph = onnx.load(folder / MODEL).graph
+    large = [t.name for t in graph.initializer if VOCAB in t.dims and t.data_type == onnx.TensorProto.UINT8]
+    assert large == ["model.embed_tokens.weight"]
+
+
+def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", ("q4_0", "f16"))
+    tokens = np.random.default_rng(1).integers(0, VOCAB, 20)
+    inside = rounding.onnx(tmp_path / "inside")
+    beside = rounding.onnx(tmp_path / "beside", OnnxOptions(1, external_data=True))
+    assert not (inside / DATA).exists() and (beside / DATA).stat().st_size > 10 * (beside / MODEL).stat().st_size
+    logits = [Model(folder, rounding.checkpoint).run(tokens) for folder in (inside, beside)]
+    np.testing.assert_array_equal(*logits)
+    facts = [{p.key: p.value for p in onnx.load(folder / MODEL).metadata_props} for folder in (inside, beside)]
+    assert facts[0] == facts[1] and len(facts[0]["edgekit.weights_sha256"]) == 64
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", ("q4_0", "f16"))
+    first, second = (rounding.onnx(tmp_path / name) / MODEL for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_shorter_context_shortens_the_tables(tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", ("q4_0",))
+    graph = onnx.load(rounding.onnx(tmp_path / "onnx", OnnxOptions(context=32)) / MODEL).graph
+    assert [list(t.dims) for t in graph.initializer if t.name == "rope.cos"] == [[32, 8]]
+    with pytest.raises(InputError, match="context of 256 tokens: 257 is out of range"):
+        rounding.onnx(tmp_path / "longer", OnnxOptions(context=257))
+
+
+@pytest.mark.parametrize("format", ["iq4_nl", "q4_k", "q5_1", "bf16"])
+def test_other_formats_are_refused_with_those_that_are_possible(format: str) -> None:
+    with pytest.raises(InputError, match=f"cannot carry {format}, the type of w: .* q4_0, q8_0, f16, f32"):
+        require_carried({"v": "q4_0", "w": format})
+
+
+def test_a_plan_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", ("q4_0",))
+    formats = {name: format for name, format in rounding.formats.items() if "layers.1.mlp.up" not in name}
+    with pytest.raises(InputError, match=r"differ about 'model.layers.1.mlp.up_proj.weight'"):
+        write_onnx(rounding.checkpoint, rounding.blocks, formats, tmp_path / "onnx", options=FLOAT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_nothing_is_left_where_the_matrices_end_early(external: bool, tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", ("q4_0",))
+
+    def broken() -> Iterator[tuple[str, Blocks]]:
+        yield from rounding.blocks[:3]
+        raise InputError("cannot be read")
+
+    options = OnnxOptions(1, external_data=external)
+    with pytest.raises(InputError, match="cannot be read"):
+        write_onnx(rounding.checkpoint, broken(), rounding.formats, tmp_path / "onnx", options=options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_an_existing_folder_stays(tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", ("q4_0",))
+    (tmp_path / "onnx").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        rounding.onnx(tmp_path / "onnx")
