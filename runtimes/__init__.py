@@ -16,6 +16,7 @@ RUNTIMES: dict[str, str] = {
     "native": "edgekit.runtimes.native",
     "llama.cpp": "edgekit.runtimes.llama_cpp",
     "torch": "edgekit.runtimes.torch_reference",
+    "onnx": "edgekit.runtimes.onnx",
 }
 DEFAULT_RUNTIME = "native"
 
@@ -28,17 +29,18 @@ def load(
     threads: int | None = None,
     cache: CacheTypes | None = None,
 ) -> Session:
-    """Open a GGUF in a runtime.
+    """Open a GGUF, or for "onnx" an exported ONNX folder, in a runtime.
 
     `context`: positions to allocate (None: the trained context, at most 4096); `threads`: None means all cores (native:
-    all big ones); `cache`: types of keys and values (None: float16; torch: float32, no other).
+    all big ones); `cache`: types of keys and values (None: float16; torch and onnx: float32, no other).
     Raises InputError for an unknown runtime, a missing or unreadable file, or a file that the runtime refuses, and
     MissingExtra where the runtime's package is not installed.
     """
     if runtime not in RUNTIMES:
         raise InputError(f"there is no runtime {runtime!r}: choose one of {', '.join(RUNTIMES)}")
     path = Path(path)
-    _check_gguf(path)
+    if runtime != "onnx":
+        _check_gguf(path)
     module = cast(Runtime, import_module(RUNTIMES[runtime]))
     return module.load(path, context=context, threads=threads, cache=cache)
 
@@ -53,6 +55,8 @@ def thread_count(runtime: str, threads: int | None) -> int:
 
 
 def _check_gguf(path: Path) -> None:
+    if (path / "model.onnx").is_file():
+        raise InputError(f"{path} is an ONNX folder: choose --runtime onnx")
     if not path.is_file():
         what = "a folder, not a GGUF file: quantise it first" if path.is_dir() else "not there: check the path"
         raise InputError(f"{path} is {what}")

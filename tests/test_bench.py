@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plain_files import needs, write_plain
+from plain_files import GGUF_RUNTIMES, needs, write_plain
 
 from edgekit.devices import bench as bench_module
 from edgekit.devices.bench import bench
@@ -20,9 +20,9 @@ from edgekit.devices.verdict import judge
 from edgekit.models.errors import InputError
 from edgekit.models.tokenizer_gguf import read_gguf
 from edgekit.models.vocabulary import TokenizerFiles
-from edgekit.runtimes import RUNTIMES, load, native
+from edgekit.runtimes import load, native
 
-runtimes = pytest.mark.parametrize("runtime", [pytest.param(name, marks=needs(name)) for name in RUNTIMES])
+runtimes = pytest.mark.parametrize("runtime", [pytest.param(name, marks=needs(name)) for name in GGUF_RUNTIMES])
 MACHINE = Machine("a cpu", ("x86_64",), 2, 8 * 10**9, 4096, "Linux", "6.1", 0.1)
 CONFIG = Config(prompt_tokens=100, gen_tokens=5, reps=4, threads=2)
 MEMORY = Memory(10**8, 10**7)

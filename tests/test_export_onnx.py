@@ -42,7 +42,7 @@ class Rounding:
 
     def onnx(self, folder: Path, options: OnnxOptions = FLOAT) -> Path:
         size = write_onnx(self.checkpoint, self.blocks, self.formats, folder, options=options)
-        assert size == sum(file.stat().st_size for file in folder.iterdir())
+        assert size == sum(file.stat().st_size for file in folder.glob("model.onnx*"))
         return folder
 
     def torch(self, path: Path) -> torch_reference.TorchSession:

@@ -108,7 +108,9 @@ WorkOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
-RuntimeOption = Annotated[str, typer.Option(metavar="NAME", help="native, llama.cpp or torch.")]
+RuntimeOption = Annotated[
+    str, typer.Option(metavar="NAME", help="native, llama.cpp or torch for a GGUF; onnx for an ONNX folder.")
+]
 CacheTypeOption = Annotated[
     str | None,
     typer.Option(

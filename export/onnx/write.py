@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgekit.export.huggingface import new_folder
+from edgekit.export.huggingface import copy_tokenizer, json_text, new_folder
 from edgekit.export.onnx.decoder import write_decoder
 from edgekit.export.onnx.formats import arrays, require_carried
 from edgekit.export.onnx.fused import Fused
@@ -67,11 +67,15 @@ def write_onnx(
 ) -> int:
     """Write the model into `folder`, which must not exist, and return the bytes of its graph and weights.
 
+    config.json and the tokenizer's files lie beside it, as in the checkpoint, which must be a Hugging Face folder.
     `tensors`, `formats` and `vectors` are `write_gguf`'s; `metadata` is written into the graph beside the positions
-    that it is good for and the sha256 of its stored tensors. Raises InputError where ONNX cannot carry a format, the
-    plan lacks a matrix or has another, or the folder exists; TargetError where the disk is full or fails.
+    that it is good for and the sha256 of its stored tensors. Raises InputError where the checkpoint is no folder, ONNX
+    cannot carry a format, the plan lacks a matrix or has another, or `folder` exists; TargetError where the disk is
+    full or fails.
     """
     _require_fit(checkpoint, formats)
+    if not checkpoint.path.is_dir():
+        raise InputError(f"{checkpoint.path} is no folder with tokenizer files: give a Hugging Face checkpoint")
     graph = Graph()
     positions = options.positions(checkpoint)
     write_decoder(
@@ -87,7 +91,10 @@ def write_onnx(
         facts = {"context": str(positions), "weights_sha256": stored.sha256(), **(metadata or {})}
         (target / MODEL).write_bytes(_model(graph, stored.protos(), facts).SerializeToString(deterministic=True))
         onnx.checker.check_model(target / MODEL, full_check=True)
-        return sum(file.stat().st_size for file in target.iterdir())
+        size = sum(file.stat().st_size for file in target.iterdir())
+        copy_tokenizer(checkpoint, target)
+        (target / "config.json").write_text(json_text(checkpoint.config), encoding="utf-8")
+        return size
 
 
 def _require_fit(checkpoint: Checkpoint, formats: Mapping[str, str]) -> None:
