@@ -15,13 +15,17 @@ from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Plan, matrices, stored_bytes
 from edgekit.recovery import Recovery
 from edgekit.report import AblationRow, ReportData, write_report
+from edgekit.report.data import plan_bits_per_weight
 from edgekit.target import DeviceLimit, predicted_speed
 from edgekit.zeros import ZeroCount, Zeros, is_pruned
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A written file. KLs in nats per token; `kld_measured`: dequantised weights on held-out calibration windows."""
+    """A written file or ONNX folder.
+
+    KLs in nats per token; `kld_measured`: dequantised weights on held-out calibration windows.
+    """
 
     path: Path
     bytes: int
@@ -35,6 +39,7 @@ class Artifact:
     training: Mapping[str, float] | None = None  # figures of distillation or quantisation-aware training
     zeros: Zeros | None = None  # of a pruned checkpoint
     ablation: tuple[AblationRow, ...] = ()  # with a report: what each step is worth
+    bits_per_weight: float | None = None  # of the matrices, as the file has them
 
 
 def written(source: Source, planned: Planned, recovery: Recovery | None, output: Path, clock: Clock) -> Artifact:
@@ -64,6 +69,7 @@ def written(source: Source, planned: Planned, recovery: Recovery | None, output:
         notes=notes(source, planned.plan) + tuple(stage.note for stage in (recovery, zeros) if stage is not None),
         training=None if recovery is None else recovery.figures,
         zeros=zeros,
+        bits_per_weight=plan_bits_per_weight(planned.plan),
     )
 
 

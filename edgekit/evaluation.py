@@ -55,7 +55,7 @@ def evaluate(
     cache: CacheTypes | None = None,
     context: int = WINDOW,
 ) -> Evaluation:
-    """Compare a GGUF's predictions with its checkpoint's (`models/divergence.py` is the protocol).
+    """Compare a model's predictions with its checkpoint's (`models/divergence.py` is the protocol).
 
     `reference` is a checkpoint or an F32, F16 or BF16 GGUF, run in float32 by transformers; `adapter` is merged into it
     first. `text` is a UTF-8 file of which the first `chunks` windows of `context` tokens are taken (None: all). Raises
@@ -75,14 +75,23 @@ def evaluate(
     finally:
         session.close()
     result = divergences.result()
-    size = model.stat().st_size
+    size, tensor_bytes = _sizes(model)
     return Evaluation(
         **vars(result),
         bytes=size,
-        tensor_bytes=size - read_header(model).data_offset,
+        tensor_bytes=tensor_bytes,
         chunks=len(windows),
         runtime=runtime,
     )
+
+
+def _sizes(model: Path) -> tuple[int, int]:
+    """A GGUF's bytes, with and without its header; an ONNX folder's graph and weights, which have no tokenizer."""
+    if model.is_dir():
+        size = sum(file.stat().st_size for file in model.glob("model.onnx*"))
+        return size, size
+    size = model.stat().st_size
+    return size, size - read_header(model).data_offset
 
 
 def _windows(tokenizer: TokenizerFiles, text: Path, context: int, chunks: int | None) -> NDArray[np.int64]:

@@ -30,7 +30,8 @@ def write_plain(path: Path, format: str, source: Path = SAMPLE) -> Path:
 
 def write_plain_onnx(folder: Path, format: str, source: Path = SAMPLE) -> Path:
     """The same for ONNX; activations stay float32."""
-    from edgekit.export.onnx.write import OnnxOptions, write_onnx
+    from edgekit.export.onnx.options import OnnxOptions
+    from edgekit.export.onnx.write import write_onnx
 
     checkpoint = open_checkpoint(source)
     names = [tensor.name for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES]

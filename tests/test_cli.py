@@ -33,6 +33,7 @@ from edgekit.devices.result import (
     Sample,
     Summary,
 )
+from edgekit.export.onnx.options import OnnxOptions
 from edgekit.models.errors import InputError, MissingExtra, TargetError
 from edgekit.pipeline import PlanResult
 from edgekit.quant.plan import Plan
@@ -198,7 +199,23 @@ def test_plan_and_export_pass_their_options_on(calls: list[Any], tmp_path: Path)
     assert calls[1][1] == (str(SAMPLE), output, None) and calls[1][2]["plan"] == plan
     assert main(shlex.split(f"export {SAMPLE} --plan {plan} --adapter {tmp_path} --work {tmp_path} -o {output}")) == 0
     named = {"plan": plan, "calib": [], "adapter": tmp_path, "work": tmp_path}
-    assert calls[2] == ("export", (str(SAMPLE), output), named)
+    assert calls[2] == ("export", (str(SAMPLE), output), {**named, "onnx": None})
+    line = f"export {SAMPLE} --plan {plan} --format onnx -o {tmp_path / 'm'}"
+    assert main(shlex.split(line)) == 0
+    assert main(shlex.split(f"{line} --accuracy-level 1 --context 512 --external-data")) == 0
+    made = [named["onnx"] for _, _, named in calls[3:]]
+    assert made == [OnnxOptions(4, None, False), OnnxOptions(1, 512, True)]
+
+
+def test_what_is_for_onnx_is_refused_without_it(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--accuracy-level 1", "--context 512", "--external-data"):
+        assert main(shlex.split(f"export {SAMPLE} --plan plan.json -o {tmp_path / 'm.gguf'} {option}")) == 2
+        assert f"{option.split()[0]} goes with --format onnx only" in capsys.readouterr().err
+    assert main(shlex.split(f"export {SAMPLE} --plan plan.json -o {tmp_path / 'm'} --format tflite")) == 2
+    assert "--format tflite: choose gguf or onnx" in capsys.readouterr().err
+    assert calls == []
 
 
 # What is printed

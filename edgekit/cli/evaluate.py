@@ -36,7 +36,8 @@ def command(
 
     Also perplexity, next-token accuracy and how often both put the same token first, on a text of yours.
     """
-    options.check_files("MODEL", [model])
+    if not model.is_dir():
+        options.check_files("MODEL", [model])
     options.check_files("--text", [text])
     from edgekit.evaluation import evaluate
     from edgekit.runtimes import CacheTypes

@@ -108,9 +108,7 @@ def command(
 
 def show(artifact: Artifact, as_json: bool) -> None:
     """Print what was made."""
-    from edgekit.report.data import plan_bits_per_weight
-
-    bpw = plan_bits_per_weight(artifact.plan)
+    bpw = artifact.bits_per_weight
     if as_json:
         output.print_json(
             {
@@ -130,6 +128,7 @@ def show(artifact: Artifact, as_json: bool) -> None:
             }
         )
         return
+    runtime = " --runtime onnx" if artifact.path.is_dir() else ""
     output.print_facts(
         [
             ("wrote", str(artifact.path)),
@@ -141,7 +140,7 @@ def show(artifact: Artifact, as_json: bool) -> None:
             *(("note", note) for note in artifact.notes),
             ("time", seconds_text(sum(artifact.seconds.values()))),
             ("report", None if artifact.report is None else str(artifact.report)),
-            ("next", f'edgekit run {artifact.path} -p "Once upon a time"'),
+            ("next", f'edgekit run {artifact.path}{runtime} -p "Once upon a time"'),
         ]
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from edgekit.export.onnx.decoder import write_decoder
 from edgekit.export.onnx.formats import arrays, require_carried
 from edgekit.export.onnx.fused import Fused
 from edgekit.export.onnx.graph import CONTRIBUTED, Graph, Weight
+from edgekit.export.onnx.options import OnnxOptions
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
@@ -25,34 +25,8 @@ from edgekit.quant.formats import Blocks
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
 OPSET, IR_VERSION = 23, 11  # the first opset with RMSNormalization, and the file version that came with it
-DEFAULT_CONTEXT = 4096  # the rotary tables of a longer one take more room than a small model
 INLINE_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is for nodes and constants
 _ALIGNMENT = 4096  # of external data: a page, so that a runtime can map it
-
-
-@dataclass(frozen=True)
-class OnnxOptions:
-    """What is chosen about a graph apart from its formats.
-
-    `accuracy_level`: how MatMulNBits takes its activations, 0 or 1 as float32, 4 as int8. `context`: positions that
-    the graph is good for, None for the trained ones up to 4096. `external_data`: weights in a file of their own, as
-    they are anyway where they are too many for one.
-    """
-
-    accuracy_level: int = 4
-    context: int | None = None
-    external_data: bool = False
-
-    def positions(self, checkpoint: Checkpoint) -> int:
-        trained = checkpoint.spec.context
-        if self.context is None:
-            return min(trained, DEFAULT_CONTEXT)
-        if not 1 <= self.context <= trained:
-            raise InputError(
-                f"{checkpoint.path} has a context of {trained} tokens: {self.context} is out of range, "
-                f"choose 1 to {trained}"
-            )
-        return self.context
 
 
 def write_onnx(
@@ -77,7 +51,7 @@ def write_onnx(
     if not checkpoint.path.is_dir():
         raise InputError(f"{checkpoint.path} is no folder with tokenizer files: give a Hugging Face checkpoint")
     graph = Graph()
-    positions = options.positions(checkpoint)
+    positions = options.positions(checkpoint.spec)
     write_decoder(
         checkpoint.spec,
         checkpoint.tensors,

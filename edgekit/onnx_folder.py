@@ -1,0 +1,61 @@
+"""The end of the line for ONNX: a folder with the plan's formats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from edgekit.artifact import Artifact, notes
+from edgekit.calibrating import Source
+from edgekit.clock import Clock
+from edgekit.export.huggingface import require_new
+from edgekit.export.onnx.formats import matrix_bytes, require_carried
+from edgekit.export.onnx.options import OnnxOptions
+from edgekit.models.errors import MissingExtra
+from edgekit.planning import Planned
+from edgekit.quant.plan import Plan, matrices
+
+
+def require_possible(source: Source, plan: Plan, folder: Path, options: OnnxOptions) -> None:
+    """Raise InputError, before hours of work, where the folder could not be written."""
+    if find_spec("onnx") is None:
+        raise MissingExtra("onnx", "onnx")
+    require_carried(plan.formats)
+    require_new(folder)
+    options.positions(source.checkpoint.spec)
+
+
+def written(source: Source, planned: Planned, folder: Path, options: OnnxOptions, clock: Clock) -> Artifact:
+    """The plan's folder; its sha256 is the graph's, which has that of the weights in it."""
+    from edgekit.export.onnx.write import MODEL, write_onnx
+
+    plan, formats = planned.plan, planned.plan.formats
+    facts = {
+        "version": version("edgekit"),
+        "checkpoint": source.checkpoint.fingerprint,
+        "plan": json.dumps(formats, separators=(",", ":")),
+    }
+    with clock.stage("rounding and writing"):
+        tensors = planned.rounded.stream(formats)
+        size = write_onnx(source.checkpoint, tensors, formats, folder, options=options, metadata=facts)
+    return Artifact(
+        path=folder,
+        bytes=size,
+        sha256=hashlib.sha256((folder / MODEL).read_bytes()).hexdigest(),
+        plan=plan,
+        kld_predicted=plan.kld_predicted,
+        kld_measured=planned.kld_measured,
+        seconds=clock.seconds,
+        notes=notes(source, plan),
+        bits_per_weight=_bits_per_weight(source, formats),
+    )
+
+
+def _bits_per_weight(source: Source, formats: Mapping[str, str]) -> float:
+    shapes = {tensor.name: tensor.shape for tensor in matrices(source.checkpoint.tensors)}
+    stored = sum(matrix_bytes(formats[name], rows, columns) for name, (rows, columns) in shapes.items())
+    return 8 * stored / sum(rows * columns for rows, columns in shapes.values())

@@ -1,0 +1,113 @@
+"""From a plan file to an ONNX folder, and what the command line does with it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models_random import random_checkpoint
+
+import edgekit
+from edgekit import InputError, Target
+from edgekit.cli import main
+from edgekit.export.onnx.options import OnnxOptions
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'edgekit[onnx]'")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgekit[onnx]'")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "model", "qwen3", tied=True)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text((Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8") * 8, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def planned(checkpoint: Path, text: Path, work: Path) -> Path:
+    """A plan of what ONNX carries."""
+    path = work / "plan.json"
+    target = Target(bpw=5.5, formats=("q4_0", "q8_0", "f16"))
+    made = edgekit.plan(checkpoint, target, path, calib=[text], work=work)
+    assert {"q4_0", "q8_0"} <= set(made.plan.formats.values())
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Path, planned: Path, work: Path) -> Path:
+    edgekit.export(checkpoint, work / "onnx", plan=planned, work=work, onnx=OnnxOptions(accuracy_level=1))
+    return work / "onnx"
+
+
+def test_the_same_weights_as_the_gguf(checkpoint: Path, planned: Path, folder: Path, work: Path) -> None:
+    edgekit.export(checkpoint, work / "model.gguf", plan=planned, work=work)
+    tokens = np.random.default_rng(0).integers(0, 4096, 64).tolist()
+    expected = edgekit.load(work / "model.gguf", runtime="torch", threads=1).score(tokens, 0)
+    got = edgekit.load(folder, runtime="onnx", threads=1).score(tokens, 0)
+    assert np.abs(got - expected).max() < 3e-5 * np.abs(expected).max()
+
+
+def test_what_is_known_of_it(checkpoint: Path, planned: Path, work: Path, tmp_path: Path) -> None:
+    made = edgekit.export(checkpoint, tmp_path / "onnx", plan=planned, work=work, onnx=OnnxOptions())
+    assert made.path == tmp_path / "onnx" and made.bytes == (made.path / "model.onnx").stat().st_size
+    weights = {"q4_0": 0, "q8_0": 0, "f16": 0}
+    for name, array in json.loads(planned.read_text())["table"].items():
+        weights[made.plan.formats[name]] += array["shape"][0] * array["shape"][1]
+    bits = 5 * weights["q4_0"] + 9 * weights["q8_0"] + 16 * weights["f16"]
+    assert made.bits_per_weight == pytest.approx(bits / sum(weights.values()))
+    facts = {p.key: p.value for p in onnx.load(made.path / "model.onnx").metadata_props}
+    assert json.loads(facts["edgekit.plan"]) == made.plan.formats
+    assert facts["edgekit.checkpoint"] == made.plan.fingerprint and facts["edgekit.context"] == "256"
+    assert facts["edgekit.version"] and len(facts["edgekit.weights_sha256"]) == 64
+
+
+def test_the_command_line(
+    checkpoint: Path, planned: Path, work: Path, text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "onnx"
+    line = f"export {checkpoint} --plan {planned} --work {work} --format onnx -o {output} --external-data"
+    assert main(shlex.split(line)) == 0
+    told = capfd.readouterr().out
+    assert f"edgekit run {output} --runtime onnx" in told
+    assert {"model.onnx", "model.onnx.data", "tokenizer.json"} < {path.name for path in output.iterdir()}
+    assert main(shlex.split(f"run {output} --runtime onnx -p 'Once upon' -n 5 --threads 1")) == 0
+    assert capfd.readouterr().out.strip()
+    line = f"eval {output} --runtime onnx --reference {checkpoint} --text {text} --chunks 1 --threads 1 --json"
+    assert main(shlex.split(line)) == 2  # the context is shorter than a window of the protocol
+    assert "512 is beyond the 256" in capfd.readouterr().err
+
+
+def test_eval_counts_graph_and_weights(folder: Path, checkpoint: Path, text: Path) -> None:
+    found = edgekit.evaluate(folder, reference=checkpoint, text=text, runtime="onnx", chunks=2, threads=1, context=128)
+    assert found.bytes == found.tensor_bytes == (folder / "model.onnx").stat().st_size
+    assert 0 < found.kld_mean < 1 and found.runtime == "onnx"
+
+
+def test_a_plan_of_other_formats_is_refused_at_once(
+    checkpoint: Path, planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = json.loads(planned.read_text())
+    document["tensors"]["model.layers.1.self_attn.o_proj.weight"]["format"] = "iq4_nl"
+    other = tmp_path / "plan.json"
+    other.write_text(json.dumps(document))
+    monkeypatch.setattr("edgekit.pipeline.planned_from_file", None)  # where the work begins
+    with pytest.raises(InputError, match=r"cannot carry iq4_nl, the type of .*o_proj.*q4_0, q8_0, f16, f32"):
+        edgekit.export(checkpoint, tmp_path / "onnx", plan=other, onnx=OnnxOptions())
+    with pytest.raises(InputError, match="exists already"):
+        edgekit.export(checkpoint, tmp_path, plan=planned, onnx=OnnxOptions())
+    with pytest.raises(InputError, match=r"--context 300 is out of range"):
+        edgekit.export(checkpoint, tmp_path / "onnx", plan=planned, onnx=OnnxOptions(context=300))
+    assert not (tmp_path / "onnx").exists()
