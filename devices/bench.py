@@ -25,7 +25,7 @@ from edgekit.models.gguf_header import read_header
 from edgekit.runtimes import DEFAULT_RUNTIME, CacheTypes, thread_count
 from edgekit.runtimes.session import available_cores
 
-_PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "torch"}
+_PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "torch", "onnx": "onnxruntime"}
 
 
 def bench(
@@ -120,6 +120,8 @@ def _build(runtime: str) -> Build:
 
 
 def _model_file(path: Path) -> ModelFile:
+    if path.is_dir():
+        return _onnx_folder(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     types: dict[str, int] = {}
@@ -128,3 +130,13 @@ def _model_file(path: Path) -> ModelFile:
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         types[kind.name] = types.get(kind.name, 0) + math.prod(tensor.shape) // block * block_bytes
     return ModelFile(path=str(path), sha256=digest, bytes=path.stat().st_size, types=types)
+
+
+def _onnx_folder(path: Path) -> ModelFile:
+    """A folder's graph and weights; the graph's sha256 stands for both, for it has that of the weights in it."""
+    from edgekit.runtimes.onnx import stored_types
+
+    with (path / "model.onnx").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    types = {name.upper(): size for name, size in stored_types(path).items()}
+    return ModelFile(str(path), digest, sum(file.stat().st_size for file in path.glob("model.onnx*")), types)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ _REFUSALS = (
     *(_errors.NoSuchFile, _errors.NotImplemented, _errors.RuntimeException),
 )
 _AT_ONCE = 512  # positions per run: bounds the attention matrix
-_CONTEXT = "edgekit.context"  # in the graph's metadata: the positions that it is good for
+# In the graph's metadata: the positions that it is good for, and the bytes of each format as JSON.
+_CONTEXT, _TYPES = "edgekit.context", "edgekit.types"
 
 
 def load(path: Path, *, context: int | None, threads: int | None, cache: CacheTypes | None = None) -> OnnxSession:
@@ -36,21 +38,33 @@ def load(path: Path, *, context: int | None, threads: int | None, cache: CacheTy
     """
     if cache is not None:
         raise InputError("the onnx runtime keeps keys and values in float32: leave --cache-type out")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = choose_threads(threads)
+    model = _open(path, options)
+    trained = model.get_modelmeta().custom_metadata_map.get(_CONTEXT, "")
+    if not trained.isdecimal():
+        raise InputError(f"{path}/model.onnx does not say its context: export it with 'edgekit export --format onnx'")
+    return OnnxSession(path, model, choose_context(context, int(trained), path))
+
+
+def stored_types(path: Path) -> dict[str, int]:
+    """The bytes of the folder's tensors by format, as its graph states them."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    stated = _open(path, options).get_modelmeta().custom_metadata_map.get(_TYPES, "{}")
+    return {str(name): int(size) for name, size in json.loads(stated).items()}
+
+
+def _open(path: Path, options: Any) -> Any:
     file = path / "model.onnx"
     if not file.is_file():
         raise InputError(f"{path} is not a folder with model.onnx: give one that 'edgekit export --format onnx' made")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = choose_threads(threads)
     options.log_severity_level = 3  # errors: it warns of the input that may be left out
     try:
-        model = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except _REFUSALS as error:
         reason = str(error).partition(" : ")[2].partition("\n")[0]
         raise InputError(f"ONNX Runtime refuses {file}: {reason}: export the model again") from error
-    trained = model.get_modelmeta().custom_metadata_map.get(_CONTEXT, "")
-    if not trained.isdecimal():
-        raise InputError(f"{file} does not say its context: export it with 'edgekit export --format onnx'")
-    return OnnxSession(path, model, choose_context(context, int(trained), path))
 
 
 class OnnxSession(Tokens):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plain_files import GGUF_RUNTIMES, needs, write_plain
+from plain_files import GGUF_RUNTIMES, needs, write_plain, write_plain_onnx
 
 from edgekit.devices import bench as bench_module
 from edgekit.devices.bench import bench
@@ -66,6 +66,16 @@ def test_a_run_on_this_machine(model: Path, runtime: str) -> None:
         assert memory.peak_bytes < ballast.nbytes
     assert result.model.types == {"Q4_0": 7_340_032 // 32 * 18, "F32": 4 * 17 * 256}
     assert result.model.bytes == model.stat().st_size
+
+
+@needs("onnx")
+def test_an_onnx_folder(tmp_path: Path) -> None:
+    folder = write_plain_onnx(tmp_path / "onnx", "q4_0")
+    result = bench(folder, runtime="onnx", prompt_tokens=24, gen_tokens=6, reps=1, threads=1)
+    assert result.build.runtime == "onnx" and result.build.runtime_version[0].isdigit()
+    assert result.model.types == {"Q4_0": 7_340_032 // 32 * 20, "F32": 4 * 17 * 256}
+    assert result.model.bytes == (folder / "model.onnx").stat().st_size
+    assert len(result.samples[0].inter_token_s) == 5 and result.memory.reason is None
 
 
 def test_json(model: Path) -> None:

@@ -30,7 +30,8 @@ def command(
 
     Load, first token, prefill, decode and peak memory, with a verdict on how far the figures can be trusted.
     """
-    options.check_files("MODEL", [model])
+    if not model.is_dir():
+        options.check_files("MODEL", [model])
     from edgekit.devices.bench import bench
     from edgekit.runtimes import CacheTypes
 

@@ -38,7 +38,9 @@ CheckpointArgument = Annotated[
         metavar="CHECKPOINT", help="A Hugging Face folder, a Hub id, or a GGUF of F32, F16 or BF16.", show_default=False
     ),
 ]
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file or an ONNX folder.", show_default=False)]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A GGUF file or an ONNX folder.", show_default=False)
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
 AdapterOption = Annotated[
     Path | None, typer.Option("--adapter", metavar="DIR", help="A LoRA adapter to merge first.", show_default=False)

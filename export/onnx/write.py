@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper
 
 from edgekit.export.huggingface import copy_tokenizer, json_text, new_folder
 from edgekit.export.onnx.decoder import write_decoder
-from edgekit.export.onnx.formats import arrays, require_carried
+from edgekit.export.onnx.formats import arrays, matrix_bytes, require_carried
 from edgekit.export.onnx.fused import Fused
 from edgekit.export.onnx.graph import CONTRIBUTED, Graph, Weight
 from edgekit.export.onnx.options import OnnxOptions
@@ -62,7 +63,12 @@ def write_onnx(
         stored = _Stored(graph.weights, target / DATA if external else None)
         for name, values in _tensors(checkpoint, tensors, formats, vectors or {}):
             stored.put(name, values)
-        facts = {"context": str(positions), "weights_sha256": stored.sha256(), **(metadata or {})}
+        facts = {
+            "context": str(positions),
+            "weights_sha256": stored.sha256(),
+            "types": json.dumps(_type_bytes(checkpoint, formats)),
+            **(metadata or {}),
+        }
         (target / MODEL).write_bytes(_model(graph, stored.protos(), facts).SerializeToString(deterministic=True))
         onnx.checker.check_model(target / MODEL, full_check=True)
         size = sum(file.stat().st_size for file in target.iterdir())
@@ -76,6 +82,16 @@ def _require_fit(checkpoint: Checkpoint, formats: Mapping[str, str]) -> None:
     if different := sorted(matrices ^ set(formats)):
         raise InputError(f"the plan and {checkpoint.path} differ about '{different[0]}': use a plan made for it")
     require_carried(formats)
+
+
+def _type_bytes(checkpoint: Checkpoint, formats: Mapping[str, str]) -> dict[str, int]:
+    """What the tensors of each format take."""
+    taken: dict[str, int] = {}
+    for tensor in checkpoint.tensors:
+        format = formats.get(tensor.name, "f32")
+        rows, columns = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
+        taken[format] = taken.get(format, 0) + matrix_bytes(format, rows, columns)
+    return taken
 
 
 def _tensors(
