@@ -14,10 +14,13 @@ from edgekit.calibrating import Source
 from edgekit.clock import Clock
 from edgekit.export.huggingface import require_new
 from edgekit.export.onnx.formats import matrix_bytes, require_carried
+from edgekit.export.onnx.genai import expressible
 from edgekit.export.onnx.options import OnnxOptions
 from edgekit.models.errors import MissingExtra
 from edgekit.planning import Planned
 from edgekit.quant.plan import Plan, matrices
+
+_WITHOUT_GENAI = "ONNX Runtime GenAI cannot be told of a model whose layers have different numbers of heads"
 
 
 def require_possible(source: Source, plan: Plan, folder: Path, options: OnnxOptions) -> None:
@@ -41,7 +44,9 @@ def written(source: Source, planned: Planned, folder: Path, options: OnnxOptions
     }
     with clock.stage("rounding and writing"):
         tensors = planned.rounded.stream(formats)
-        size = write_onnx(source.checkpoint, tensors, formats, folder, options=options, metadata=facts)
+        size = write_onnx(
+            source.checkpoint, source.tokenizer, tensors, formats, folder, options=options, metadata=facts
+        )
     return Artifact(
         path=folder,
         bytes=size,
@@ -50,7 +55,7 @@ def written(source: Source, planned: Planned, folder: Path, options: OnnxOptions
         kld_predicted=plan.kld_predicted,
         kld_measured=planned.kld_measured,
         seconds=clock.seconds,
-        notes=notes(source, plan),
+        notes=notes(source, plan) + (() if expressible(source.checkpoint) else (_WITHOUT_GENAI,)),
         bits_per_weight=_bits_per_weight(source, formats),
     )
 

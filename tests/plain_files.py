@@ -36,7 +36,8 @@ def write_plain_onnx(folder: Path, format: str, source: Path = SAMPLE) -> Path:
     checkpoint = open_checkpoint(source)
     names = [tensor.name for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES]
     blocks = ((name, format_of(format).encode(checkpoint.read(name), None)) for name in names)
-    write_onnx(checkpoint, blocks, dict.fromkeys(names, format), folder, options=OnnxOptions(accuracy_level=1))
+    options = OnnxOptions(accuracy_level=1)
+    write_onnx(checkpoint, load_tokenizer(checkpoint), blocks, dict.fromkeys(names, format), folder, options=options)
     return folder
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from models_random import VARIANTS, VOCAB, random_checkpoint, variant_id
+from checkpoints import LLAMA, random_tensors, save_folder
+from models_random import SAMPLE, VARIANTS, VOCAB, random_checkpoint, variant_id
 from numpy.typing import NDArray
 
 from edgekit.export.gguf import write_gguf
@@ -21,7 +24,7 @@ from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.quant.formats import Blocks, format_of
-from edgekit.runtimes import torch_reference
+from edgekit.runtimes import Session, native, torch_reference
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'edgekit[onnx]'")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgekit[onnx]'")
@@ -39,21 +42,27 @@ class Rounding:
 
     checkpoint: Checkpoint
     formats: dict[str, str]
-    blocks: list[tuple[str, Blocks]]
+    blocks: Iterable[tuple[str, Blocks]]
 
     def onnx(self, folder: Path, options: OnnxOptions = FLOAT) -> Path:
-        size = write_onnx(self.checkpoint, self.blocks, self.formats, folder, options=options)
+        tokenizer = load_tokenizer(self.checkpoint)
+        size = write_onnx(self.checkpoint, tokenizer, self.blocks, self.formats, folder, options=options)
         assert size == sum(file.stat().st_size for file in folder.glob("model.onnx*"))
         return folder
 
-    def torch(self, path: Path) -> torch_reference.TorchSession:
+    def gguf(self, path: Path) -> Path:
         write_gguf(self.checkpoint, load_tokenizer(self.checkpoint), self.blocks, self.formats, path)
-        return torch_reference.load(path, context=None, threads=1)
+        return path
 
 
 def rounded(folder: Path, formats: Sequence[str], family: str = "llama", **options: Any) -> Rounding:
-    """A random checkpoint whose matrices take the formats in turn; the embedding takes the first."""
-    checkpoint = open_checkpoint(random_checkpoint(folder, family, **options))
+    """A random checkpoint with `round_in_turn`'s formats."""
+    return round_in_turn(random_checkpoint(folder, family, **options), formats)
+
+
+def round_in_turn(folder: Path, formats: Sequence[str]) -> Rounding:
+    """A checkpoint whose matrices take the formats in turn; the embedding takes the first."""
+    checkpoint = open_checkpoint(folder)
     names = [tensor.name for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES]
     chosen = {name: formats[i % len(formats)] for i, name in enumerate(names)}
     return Rounding(checkpoint, chosen, list(Rounded(checkpoint).stream(chosen)))
@@ -90,12 +99,13 @@ def relative_error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> f
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
-def check_logits(rounding: Rounding, folder: Path) -> None:
+def check_logits(rounding: Rounding, folder: Path, load: Callable[..., Session] = torch_reference.load) -> None:
     """Prefill in two parts, then DECODED tokens one by one: the reference's logits at every position."""
     model = Model(rounding.onnx(folder / "onnx"), rounding.checkpoint)
     length = min(LENGTH, rounding.checkpoint.spec.context)
     tokens = np.random.default_rng(1).integers(0, VOCAB, length)
-    expected = rounding.torch(folder / "model.gguf").score(tokens.tolist(), 0)
+    reference = load(rounding.gguf(folder / "model.gguf"), context=None, threads=1)
+    expected = reference.score(tokens.tolist(), 0)
     prompt = length - DECODED
     logits = [model.run(tokens[: prompt - 10]), model.run(tokens[prompt - 10 : prompt])]
     logits += [model.run(tokens[position : position + 1]) for position in range(prompt, length)]
@@ -112,6 +122,23 @@ def test_logits_equal_torch(variant: tuple[str, dict[str, Any]], tmp_path: Path)
 @pytest.mark.parametrize("format", CARRIED)
 def test_every_format_in_every_place(format: str, tied: bool, tmp_path: Path) -> None:
     check_logits(rounded(tmp_path / "model", (format,), bias=True, tied=tied), tmp_path)
+
+
+def test_layers_with_their_own_numbers_of_heads(tmp_path: Path) -> None:
+    config = {
+        **LLAMA,
+        "vocab_size": VOCAB,
+        "num_attention_heads": [4, 2],
+        "num_key_value_heads": [1, 2],
+        "head_dim": 16,
+    }
+    tensors = {name: values * 0.3 for name, values in random_tensors(config).items()}
+    folder = save_folder(tmp_path / "model", config, tensors)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(SAMPLE / name, folder / name)
+    # transformers has one number for all layers; the C runtime is as exact where activations stay float32.
+    check_logits(round_in_turn(folder, ("q8_0", "q4_0")), tmp_path, partial(native.load, float_activations=True))
+    assert not (tmp_path / "onnx" / "genai_config.json").exists()  # it has one number for all layers
 
 
 def test_int8_activations_are_near(tmp_path: Path) -> None:
@@ -208,7 +235,7 @@ def test_a_plan_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     rounding = rounded(tmp_path / "model", ("q4_0",))
     formats = {name: format for name, format in rounding.formats.items() if "layers.1.mlp.up" not in name}
     with pytest.raises(InputError, match=r"differ about 'model.layers.1.mlp.up_proj.weight'"):
-        write_onnx(rounding.checkpoint, rounding.blocks, formats, tmp_path / "onnx", options=FLOAT)
+        replace(rounding, formats=formats).onnx(tmp_path / "onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
@@ -220,9 +247,8 @@ def test_nothing_is_left_where_the_matrices_end_early(external: bool, tmp_path: 
         yield from rounding.blocks[:3]
         raise InputError("cannot be read")
 
-    options = OnnxOptions(1, external_data=external)
     with pytest.raises(InputError, match="cannot be read"):
-        write_onnx(rounding.checkpoint, broken(), rounding.formats, tmp_path / "onnx", options=options)
+        replace(rounding, blocks=broken()).onnx(tmp_path / "onnx", OnnxOptions(1, external_data=external))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgekit.export.huggingface import copy_tokenizer, json_text, new_folder
+from edgekit.export.onnx import genai
 from edgekit.export.onnx.decoder import write_decoder
 from edgekit.export.onnx.formats import arrays, matrix_bytes, require_carried
 from edgekit.export.onnx.fused import Fused
@@ -22,6 +23,7 @@ from edgekit.export.onnx.options import OnnxOptions
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
+from edgekit.models.tokenizer import TokenizerFiles
 from edgekit.quant.formats import Blocks
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
@@ -32,6 +34,7 @@ _ALIGNMENT = 4096  # of external data: a page, so that a runtime can map it
 
 def write_onnx(
     checkpoint: Checkpoint,
+    tokenizer: TokenizerFiles,
     tensors: Iterable[tuple[str, Blocks]],
     formats: Mapping[str, str],
     folder: Path,
@@ -42,7 +45,8 @@ def write_onnx(
 ) -> int:
     """Write the model into `folder`, which must not exist, and return the bytes of its graph and weights.
 
-    config.json and the tokenizer's files lie beside it, as in the checkpoint, which must be a Hugging Face folder.
+    config.json and the tokenizer's files lie beside it, as in the checkpoint, which must be a Hugging Face folder, and
+    genai_config.json where ONNX Runtime GenAI can be told of the model.
     `tensors`, `formats` and `vectors` are `write_gguf`'s; `metadata` is written into the graph beside the positions
     that it is good for and the sha256 of its stored tensors. Raises InputError where the checkpoint is no folder, ONNX
     cannot carry a format, the plan lacks a matrix or has another, or `folder` exists; TargetError where the disk is
@@ -74,6 +78,9 @@ def write_onnx(
         size = sum(file.stat().st_size for file in target.iterdir())
         copy_tokenizer(checkpoint, target)
         (target / "config.json").write_text(json_text(checkpoint.config), encoding="utf-8")
+        if genai.expressible(checkpoint):
+            config = genai.genai_config(checkpoint, tokenizer, positions, MODEL)
+            (target / genai.FILE).write_text(json_text(config), encoding="utf-8")
         return size
 
 
