@@ -27,24 +27,39 @@ _REFUSALS = (
     *(_errors.NoSuchFile, _errors.NotImplemented, _errors.RuntimeException),
 )
 _AT_ONCE = 512  # positions per run: bounds the attention matrix
-# In the graph's metadata: the positions that it is good for, and the bytes of each format as JSON.
-_CONTEXT, _TYPES = "edgekit.context", "edgekit.types"
+# In the graph's metadata: the positions that it is good for, how it appends to the cache ("in place", "grows"), and the
+# bytes of each format as JSON.
+_CONTEXT, _CACHE, _TYPES = "edgekit.context", "edgekit.cache", "edgekit.types"
+# How a DequantizeLinear and a MatMul that become one MatMulNBits take their activations: 1 is float32.
+_ACTIVATIONS = "session.qdq_matmulnbits_accuracy_level"
 
 
-def load(path: Path, *, context: int | None, threads: int | None, cache: CacheTypes | None = None) -> OnnxSession:
+def load(
+    path: Path,
+    *,
+    context: int | None,
+    threads: int | None,
+    cache: CacheTypes | None = None,
+    float_activations: bool = False,
+) -> OnnxSession:
     """Open a folder that edgekit exported; keys and values are float32.
 
-    Raises InputError for a damaged or foreign folder or a cache type.
+    How activations are multiplied was decided when the folder was exported, except for one of standard operators:
+    ONNX Runtime rounds them to int8 there, unless `float_activations`. Raises InputError for a damaged or foreign
+    folder or a cache type.
     """
     if cache is not None:
         raise InputError("the onnx runtime keeps keys and values in float32: leave --cache-type out")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = choose_threads(threads)
+    if float_activations:
+        options.add_session_config_entry(_ACTIVATIONS, "1")
     model = _open(path, options)
-    trained = model.get_modelmeta().custom_metadata_map.get(_CONTEXT, "")
+    facts = model.get_modelmeta().custom_metadata_map
+    trained = facts.get(_CONTEXT, "")
     if not trained.isdecimal():
         raise InputError(f"{path}/model.onnx does not say its context: export it with 'edgekit export --format onnx'")
-    return OnnxSession(path, model, choose_context(context, int(trained), path))
+    return OnnxSession(path, model, choose_context(context, int(trained), path), in_place=facts.get(_CACHE) != "grows")
 
 
 def stored_types(path: Path) -> dict[str, int]:
@@ -68,27 +83,34 @@ def _open(path: Path, options: Any) -> Any:
 
 
 class OnnxSession(Tokens):
-    """A `Session` of ONNX Runtime.
+    """A `Session` of ONNX Runtime, its cache held in OrtValues.
 
-    The cache is allocated once for the whole context, and bound as input and as output: GroupQueryAttention then
-    appends in place and nothing is copied from token to token. The system lends its memory as it fills.
+    In place: the cache is allocated once for the whole context, and bound as input and as output. GroupQueryAttention
+    then appends to it and nothing is copied from token to token; the system lends its memory as it fills.
+    The standard Attention makes a new cache of old and new: what one run puts out is bound as the next one's input.
     """
 
-    def __init__(self, path: Path, model: Any, context: int) -> None:
+    def __init__(self, path: Path, model: Any, context: int, *, in_place: bool) -> None:
         self.vocab: int = next(output.shape[-1] for output in model.get_outputs() if output.name == "logits")
         super().__init__(lambda: read_folder(path, read_config(path), self.vocab).padded(self.vocab, path))
         self.context = context
-        self._model, self._binding = model, model.io_binding()
+        self._model, self._binding, self._in_place = model, model.io_binding(), in_place
         self._bytes = sum(file.stat().st_size for file in path.glob("model.onnx*"))
         self._mask = np.ones((1, context), np.int64)
-        self._cache: dict[str, NDArray[np.float32]] = {}
+        self._cache = {
+            value.name: (1, value.shape[1], context if in_place else 0, value.shape[3])
+            for value in model.get_inputs()
+            if value.name.startswith("past_key_values.")
+        }
         self._bound: dict[str, Any] = {}  # the binding does not keep the memory of what is bound to it
-        for value in model.get_inputs():
-            if value.name.startswith("past_key_values."):
-                _, heads, _, size = value.shape
-                self._cache[value.name] = np.zeros((1, heads, context, size), np.float32)
-                self._bind_input(value.name, self._cache[value.name])
-                self._bind_output(value.name.replace("past_key_values", "present"), self._cache[value.name])
+        self._allocate()
+
+    def _allocate(self) -> None:
+        """An empty cache."""
+        for name, shape in self._cache.items():
+            self._bind_input(name, np.zeros(shape, np.float32))
+            if self._in_place:
+                self._binding.bind_ortvalue_output(_present(name), self._bound[name])
         self._position = 0
 
     @property
@@ -96,7 +118,10 @@ class OnnxSession(Tokens):
         return self._position
 
     def reset(self) -> None:
-        self._position = 0
+        if self._in_place:
+            self._position = 0  # what lies beyond is never read
+        else:
+            self._allocate()
 
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         return self._run(tokens, 1).reshape(-1)
@@ -127,22 +152,38 @@ class OnnxSession(Tokens):
         self._bind_input("input_ids", ids[None])
         self._bind_input("attention_mask", self._mask[:, : self._position + len(ids)])
         self._bind_input("logits_to_keep", np.array([len(logits)]))
-        self._bind_output("logits", logits[None])
-        self._model.run_with_iobinding(self._binding)
+        self._bound["logits"] = onnxruntime.OrtValue.ortvalue_from_numpy(logits[None])
+        if self._in_place:
+            self._binding.bind_ortvalue_output("logits", self._bound["logits"])
+            self._model.run_with_iobinding(self._binding)
+        else:
+            self._grow()
         self._position += len(ids)
+
+    def _grow(self) -> None:
+        """Run with a new cache as output, and bind it as input."""
+        self._binding.clear_binding_outputs()  # `get_outputs` has the order of binding
+        self._binding.bind_ortvalue_output("logits", self._bound["logits"])
+        for name in self._cache:
+            self._binding.bind_output(_present(name))
+        self._model.run_with_iobinding(self._binding)
+        for name, made in zip(self._cache, self._binding.get_outputs()[1:], strict=True):
+            self._bound[name] = made
+            self._binding.bind_ortvalue_input(name, made)
 
     def _bind_input(self, name: str, values: NDArray[Any]) -> None:
         self._bound[name] = onnxruntime.OrtValue.ortvalue_from_numpy(values)
         self._binding.bind_ortvalue_input(name, self._bound[name])
 
-    def _bind_output(self, name: str, values: NDArray[Any]) -> None:
-        self._bound[name] = onnxruntime.OrtValue.ortvalue_from_numpy(values)
-        self._binding.bind_ortvalue_output(name, self._bound[name])
-
     def stats(self) -> SessionStats:
-        return SessionStats(self._bytes, sum(values.nbytes for values in self._cache.values()))
+        return SessionStats(self._bytes, sum(self._bound[name].tensor_size_in_bytes() for name in self._cache))
 
     def close(self) -> None:
         self._model = self._binding = None
         self._bound.clear()
         self._cache.clear()
+
+
+def _present(name: str) -> str:
+    """The output that goes with a past_key_values input."""
+    return name.replace("past_key_values", "present")

@@ -203,18 +203,24 @@ def test_plan_and_export_pass_their_options_on(calls: list[Any], tmp_path: Path)
     line = f"export {SAMPLE} --plan {plan} --format onnx -o {tmp_path / 'm'}"
     assert main(shlex.split(line)) == 0
     assert main(shlex.split(f"{line} --accuracy-level 1 --context 512 --external-data")) == 0
+    assert main(shlex.split(f"{line} --opset 23")) == 0
     made = [named["onnx"] for _, _, named in calls[3:]]
-    assert made == [OnnxOptions(4, None, False), OnnxOptions(1, 512, True)]
+    assert made == [OnnxOptions(4, None, False), OnnxOptions(1, 512, True), OnnxOptions(portable=True)]
 
 
 def test_what_is_for_onnx_is_refused_without_it(
     calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for option in ("--accuracy-level 1", "--context 512", "--external-data"):
+    for option in ("--accuracy-level 1", "--opset 23", "--context 512", "--external-data"):
         assert main(shlex.split(f"export {SAMPLE} --plan plan.json -o {tmp_path / 'm.gguf'} {option}")) == 2
         assert f"{option.split()[0]} goes with --format onnx only" in capsys.readouterr().err
     assert main(shlex.split(f"export {SAMPLE} --plan plan.json -o {tmp_path / 'm'} --format tflite")) == 2
     assert "--format tflite: choose gguf or onnx" in capsys.readouterr().err
+    line = f"export {SAMPLE} --plan plan.json -o {tmp_path / 'm'} --format onnx"
+    assert main(shlex.split(f"{line} --opset 21")) == 2
+    assert "--opset 21: choose 23" in capsys.readouterr().err
+    assert main(shlex.split(f"{line} --opset 23 --accuracy-level 4")) == 2
+    assert "drop it, or --opset" in capsys.readouterr().err
     assert calls == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from models_random import SAMPLE, VARIANTS, VOCAB, random_checkpoint, variant_id
 from numpy.typing import NDArray
 
 from edgekit.export.gguf import write_gguf
-from edgekit.export.onnx.formats import BITS, CARRIED, arrays, matrix_bytes, require_carried, scales_of
+from edgekit.export.onnx.formats import BITS, CARRIED, codes_and_scales, matrix_bytes, packed, require_carried
 from edgekit.export.onnx.options import OnnxOptions
 from edgekit.measuring import Rounded
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
@@ -33,7 +34,8 @@ from edgekit.export.onnx.write import DATA, MODEL, write_onnx  # noqa: E402
 
 LENGTH, DECODED = 120, 32  # longer than every sliding window of a gemma3 variant
 TOLERANCE = 3e-5  # of the largest logit; measured: below 1e-5
-FLOAT = OnnxOptions(accuracy_level=1)
+FLOAT, PORTABLE = OnnxOptions(accuracy_level=1), OnnxOptions(portable=True)
+flavours = pytest.mark.parametrize("options", [FLOAT, PORTABLE], ids=["fused", "portable"])
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Model:
     def __init__(self, folder: Path, checkpoint: Checkpoint) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
+        # A DequantizeLinear and a MatMul become one MatMulNBits, with int8 activations unless they are asked to stay.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self.session = ort.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.cache = {
@@ -99,9 +103,14 @@ def relative_error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> f
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
-def check_logits(rounding: Rounding, folder: Path, load: Callable[..., Session] = torch_reference.load) -> None:
+def check_logits(
+    rounding: Rounding,
+    folder: Path,
+    options: OnnxOptions = FLOAT,
+    load: Callable[..., Session] = torch_reference.load,
+) -> None:
     """Prefill in two parts, then DECODED tokens one by one: the reference's logits at every position."""
-    model = Model(rounding.onnx(folder / "onnx"), rounding.checkpoint)
+    model = Model(rounding.onnx(folder / "onnx", options), rounding.checkpoint)
     length = min(LENGTH, rounding.checkpoint.spec.context)
     tokens = np.random.default_rng(1).integers(0, VOCAB, length)
     reference = load(rounding.gguf(folder / "model.gguf"), context=None, threads=1)
@@ -112,19 +121,50 @@ def check_logits(rounding: Rounding, folder: Path, load: Callable[..., Session] 
     assert relative_error(np.concatenate(logits), expected) < TOLERANCE
 
 
+@flavours
 @pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
-def test_logits_equal_torch(variant: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
-    family, options = variant
-    check_logits(rounded(tmp_path / "model", ("q8_0", "q4_0", "f16", "f32"), family, **options), tmp_path)
+def test_logits_equal_torch(variant: tuple[str, dict[str, Any]], options: OnnxOptions, tmp_path: Path) -> None:
+    family, choices = variant
+    check_logits(rounded(tmp_path / "model", ("q8_0", "q4_0", "f16", "f32"), family, **choices), tmp_path, options)
 
 
+@flavours
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("format", CARRIED)
-def test_every_format_in_every_place(format: str, tied: bool, tmp_path: Path) -> None:
-    check_logits(rounded(tmp_path / "model", (format,), bias=True, tied=tied), tmp_path)
+def test_every_format_in_every_place(format: str, tied: bool, options: OnnxOptions, tmp_path: Path) -> None:
+    check_logits(rounded(tmp_path / "model", (format,), bias=True, tied=tied), tmp_path, options)
 
 
-def test_layers_with_their_own_numbers_of_heads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_padding_on_the_left_changes_nothing(family: str, tmp_path: Path) -> None:
+    """In the portable graph: GroupQueryAttention knows sequences by their lengths, and is padded on the right."""
+    rounding = rounded(tmp_path / "model", ("q8_0",), family)
+    folder = rounding.onnx(tmp_path / "onnx", PORTABLE)
+    tokens = np.random.default_rng(1).integers(0, VOCAB, 40)
+    expected = Model(folder, rounding.checkpoint).run(tokens[10:])
+    padded = Model(folder, rounding.checkpoint).run(tokens, attention_mask=(np.arange(40) >= 10).astype(np.int64)[None])
+    assert relative_error(padded[10:], expected) < TOLERANCE
+
+
+def test_the_portable_graph_is_of_standard_operators_alone(tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", ("q4_0", "q8_0", "f16"), "gemma3")
+    model = onnx.load(rounding.onnx(tmp_path / "onnx", PORTABLE) / MODEL)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 23)]
+
+
+def test_onnx_runtime_multiplies_the_portable_graphs_blocks_as_they_are(tmp_path: Path) -> None:
+    """Its optimiser finds DequantizeLinear and MatMul, of either width, and makes MatMulNBits of them."""
+    rounding = rounded(tmp_path / "model", ("q4_0", "q8_0"))
+    options = ort.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(rounding.onnx(tmp_path / "onnx", PORTABLE) / MODEL, options)
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert operators.count("MatMulNBits") == 3 * 7 + 1 and "DequantizeLinear" not in operators
+
+
+@flavours
+def test_layers_with_their_own_numbers_of_heads(options: OnnxOptions, tmp_path: Path) -> None:
     config = {
         **LLAMA,
         "vocab_size": VOCAB,
@@ -137,7 +177,8 @@ def test_layers_with_their_own_numbers_of_heads(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(SAMPLE / name, folder / name)
     # transformers has one number for all layers; the C runtime is as exact where activations stay float32.
-    check_logits(round_in_turn(folder, ("q8_0", "q4_0")), tmp_path, partial(native.load, float_activations=True))
+    load = partial(native.load, float_activations=True)
+    check_logits(round_in_turn(folder, ("q8_0", "q4_0")), tmp_path, options, load)
     assert not (tmp_path / "onnx" / "genai_config.json").exists()  # it has one number for all layers
 
 
@@ -167,8 +208,8 @@ def test_codes_and_scales_hold_the_blocks_values(format: str) -> None:
     """Code by code, as MatMulNBits is documented, every code among them."""
     bits, rows = BITS[format], np.random.default_rng(0).standard_normal((16, 96), np.float32)
     blocks = format_of(format).encode(rows, None)
-    stored = arrays("w", format, blocks)
-    codes, scales = stored["w"], stored[scales_of("w")]
+    signed, scales = codes_and_scales(format, blocks)
+    codes = packed(signed, bits).reshape(16, 3, -1)
     values, seen = np.empty_like(rows), set()
     for row in range(16):
         for column in range(96):
@@ -182,9 +223,16 @@ def test_codes_and_scales_hold_the_blocks_values(format: str) -> None:
 
 
 @pytest.mark.parametrize("format", CARRIED)
-def test_bytes_of_a_matrix(format: str) -> None:
-    blocks = format_of(format).encode(np.zeros((5, 96), np.float32), None)
-    assert matrix_bytes(format, 5, 96) == sum(array.nbytes for array in arrays("w", format, blocks).values())
+def test_bytes_of_a_matrix(format: str, tmp_path: Path) -> None:
+    rounding = rounded(tmp_path / "model", (format,))
+    folder = rounding.onnx(tmp_path / "onnx")
+    shapes = {tensor.name: tensor.shape for tensor in rounding.checkpoint.tensors}
+    expected = sum(matrix_bytes(format, *shapes[name]) for name in rounding.formats)
+    vectors = 4 * sum(shape[0] for name, shape in shapes.items() if name not in rounding.formats)
+    facts = {p.key: p.value for p in onnx.load(folder / MODEL).metadata_props}
+    types = json.loads(facts["edgekit.types"])
+    assert types == ({"f32": expected + vectors} if format == "f32" else {format: expected, "f32": vectors})
+    assert expected + vectors < (folder / MODEL).stat().st_size < expected + vectors + 50_000
 
 
 def test_bits_per_weight() -> None:

@@ -19,9 +19,10 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install 'edgekit[
 genai = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_it_generates_what_the_session_does(family: str, tmp_path: Path) -> None:
-    folder = write_plain_onnx(tmp_path / "onnx", "q8_0", random_checkpoint(tmp_path / "model", family))
+@pytest.mark.parametrize(("family", "portable"), [*((family, False) for family in FAMILIES), ("gemma3", True)])
+def test_it_generates_what_the_session_does(family: str, portable: bool, tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(tmp_path / "model", family)
+    folder = write_plain_onnx(tmp_path / "onnx", "q8_0", checkpoint, portable=portable)
     prompt = np.random.default_rng(0).integers(2, VOCAB, 30).tolist()
     session = load(folder, runtime="onnx", threads=1)
     expected, logits = [], session.prefill(prompt)
@@ -51,6 +52,6 @@ def test_the_checkpoints_own_sampling_is_passed_on(tmp_path: Path) -> None:
     stated = {"do_sample": True, "top_k": 64, "temperature": None, "eos_token_id": [1, 9], "max_length": 7}
     (folder / "generation_config.json").write_text(json.dumps(stated))
     checkpoint = open_checkpoint(folder)
-    config = genai_config(checkpoint, load_tokenizer(checkpoint), 100, "model.onnx")
+    config = genai_config(checkpoint, load_tokenizer(checkpoint), 100, "model.onnx", in_place=True)
     assert config["search"] == {"max_length": 100, "past_present_share_buffer": True, "do_sample": True, "top_k": 64}
     assert config["model"]["eos_token_id"] == [1, 9] and config["model"]["context_length"] == 100

@@ -8,13 +8,15 @@ out: logits_to_keep (1,) int64, R, how many of the last positions get logits (de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.export.onnx.graph import Graph
 from edgekit.models.spec import ModelSpec, TensorSpec
+from edgekit.quant.formats import Blocks
 
 END = np.iinfo(np.int64).max  # "to the end", for Slice
 
@@ -39,6 +41,9 @@ class Operators(Protocol):
 
         Reads the layer's past_key_values and writes its present.
         """
+
+    def stored(self, name: str, blocks: Blocks) -> Iterator[tuple[str, NDArray[Any]]]:
+        """The weights that were declared for the matrix of that name, with their values."""
 
 
 def write_decoder(spec: ModelSpec, tensors: Sequence[TensorSpec], operators: Operators) -> None:

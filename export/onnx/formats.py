@@ -1,8 +1,4 @@
-"""What ONNX carries of the block formats, and how: exactly the same values, in its operators' own layout.
-
-A quantised block of 32 weights scale * (code - zero point) is `com.microsoft`'s MatMulNBits with block_size 32: the
-codes unsigned, packed along the row, and one float32 scale a block, which holds GGUF's float16 scale exactly.
-"""
+"""What ONNX carries of the block formats: exactly the same values, as codes with a float32 scale for every 32."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from edgekit.models.errors import InputError
 from edgekit.quant.formats import Blocks, format_of
 
 BLOCK = 32  # weights that share a scale
-BITS = {"q4_0": 4, "q8_0": 8}  # of a code; zero points are MatMulNBits' default, 8 and 128
+BITS = {"q4_0": 4, "q8_0": 8}  # of a code
 FLOATS: dict[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 CARRIED = (*BITS, *FLOATS)
 
@@ -32,27 +28,32 @@ def require_carried(formats: Mapping[str, str]) -> None:
 
 
 def matrix_bytes(format: str, rows: int, columns: int) -> int:
-    """What a matrix takes in the file: Q4_0 5 bits a weight and Q8_0 9, for the scales are float32."""
+    """What a matrix takes in the file: Q4_0 5 bits a weight and Q8_0 9, for GGUF's float16 scales are float32 here."""
     if format in FLOATS:
         return rows * columns * FLOATS[format].itemsize
     return rows * (columns // BLOCK) * (BLOCK * BITS[format] // 8 + 4)
 
 
-def arrays(name: str, format: str, blocks: Blocks) -> dict[str, NDArray[Any]]:
-    """A matrix's stored tensors, by name, from its blocks.
+def floats(format: str, blocks: Blocks) -> NDArray[Any]:
+    """A float matrix (N, K) from its blocks, which are its values."""
+    return blocks.view(FLOATS[format])
 
-    A float one is itself, (N, K). A quantised one is its codes (N, K / 32, 4 * bits) uint8, the code of an even column
-    in the low half of its byte where two share one, and its scales (N, K / 32) float32.
-    """
-    if format in FLOATS:
-        return {name: blocks.view(FLOATS[format])}
-    bits, unpack = BITS[format], format_of(format).unpack
-    assert unpack is not None
+
+def codes_and_scales(format: str, blocks: Blocks) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A quantised matrix's signed codes (N, K) and its scales (N, K / 32): their products are its values."""
+    unpack = format_of(format).unpack
+    assert unpack is not None and format in BITS
     parts = unpack(blocks)
-    codes = (parts.codes.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
-    if bits == 4:
-        codes = codes[:, 0::2] | np.left_shift(codes[:, 1::2], 4)
-    return {name: codes.reshape(*parts.scales.shape, BLOCK * bits // 8), scales_of(name): parts.scales}
+    return parts.codes.astype(np.int8), parts.scales
+
+
+def packed(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """Codes (N, K) as unsigned ones (N, K * bits / 8), the zero point in the middle.
+
+    Where two share a byte, the even column's is the low half.
+    """
+    unsigned = (codes.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
+    return unsigned if bits == 8 else unsigned[:, 0::2] | np.left_shift(unsigned[:, 1::2], 4)
 
 
 def scales_of(name: str) -> str:

@@ -1,18 +1,25 @@
-"""The decoder's parts in ONNX Runtime's own operators, domain `com.microsoft`: the fast ones on its processors."""
+"""The decoder's parts in ONNX Runtime's own operators, domain `com.microsoft`: the fast ones on its processors.
+
+A quantised matrix is MatMulNBits' with block_size 32: unsigned codes (N, K / 32, 4 * bits), whose zero point is the
+operator's default, and scales (N, K / 32).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgekit.export.onnx.formats import BITS, BLOCK, FLOATS, scales_of
+from edgekit.export.onnx.formats import BITS, BLOCK, FLOATS, codes_and_scales, floats, packed, scales_of
 from edgekit.export.onnx.graph import Graph
 from edgekit.export.onnx.rotary import rotary_tables
 from edgekit.models.spec import ModelSpec, TensorSpec
+from edgekit.quant.formats import Blocks
 
 _FLOAT = TensorProto.FLOAT
 
@@ -126,6 +133,15 @@ class Fused:
             graph.add("last_position", "Cast", last, to=TensorProto.INT32),
             graph.add("total_length", "Cast", total, to=TensorProto.INT32),
         )
+
+    def stored(self, name: str, blocks: Blocks) -> Iterator[tuple[str, NDArray[Any]]]:
+        format = self.formats[name]
+        if format in FLOATS:
+            yield name, floats(format, blocks)
+            return
+        codes, scales = codes_and_scales(format, blocks)
+        yield name, packed(codes, BITS[format]).reshape(*scales.shape, -1)
+        yield scales_of(name), scales
 
     def _quantised(self, matrix: TensorSpec) -> tuple[str, str]:
         """The codes and the scales, declared."""

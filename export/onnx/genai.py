@@ -18,8 +18,13 @@ def expressible(checkpoint: Checkpoint) -> bool:
     return len(set(checkpoint.spec.heads)) == len(set(checkpoint.spec.kv_heads)) == 1
 
 
-def genai_config(checkpoint: Checkpoint, tokenizer: TokenizerFiles, positions: int, filename: str) -> dict[str, Any]:
-    """The description of a graph of `decoder`, good for so many positions, in the file of that name."""
+def genai_config(
+    checkpoint: Checkpoint, tokenizer: TokenizerFiles, positions: int, filename: str, *, in_place: bool
+) -> dict[str, Any]:
+    """The description of a graph of `decoder`, good for so many positions, in the file of that name.
+
+    `in_place`: the cache may be one buffer for input and output.
+    """
     spec = checkpoint.spec
     assert expressible(checkpoint)
     ends = sorted(tokenizer.end_ids, key=lambda token: (token != tokenizer.eos, token))  # EOS first
@@ -54,7 +59,7 @@ def genai_config(checkpoint: Checkpoint, tokenizer: TokenizerFiles, positions: i
                 },
             },
         },
-        "search": {"max_length": positions, "past_present_share_buffer": True, **_sampling(checkpoint)},
+        "search": {"max_length": positions, "past_present_share_buffer": in_place, **_sampling(checkpoint)},
     }
 
 

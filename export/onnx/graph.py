@@ -13,6 +13,8 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 
+INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)  # numpy has none of its own: a byte an element in memory
+
 Shape = Sequence[int | str]  # a name is a dimension that is known at run time
 
 
@@ -26,7 +28,8 @@ class Weight:
 
     @property
     def bytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
+        bits = 4 if self.dtype == INT4 else 8 * self.dtype.itemsize
+        return -(-prod(self.shape) * bits // 8)
 
 
 @dataclass
@@ -71,6 +74,11 @@ class Graph:
         """A standard operator; its only output, which has its name."""
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
+
+    def add_all(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> str:
+        """A standard operator with several outputs; the first one."""
+        self.nodes.append(helper.make_node(operator, inputs, outputs, name=outputs[0], **attributes))
+        return outputs[0]
 
     def add_contributed(
         self, operator: str, inputs: Sequence[str], outputs: Sequence[tuple[str, Shape]], **attributes: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.export.huggingface import copy_tokenizer, json_text, new_folder
 from edgekit.export.onnx import genai
-from edgekit.export.onnx.decoder import write_decoder
-from edgekit.export.onnx.formats import arrays, matrix_bytes, require_carried
+from edgekit.export.onnx.decoder import Operators, write_decoder
+from edgekit.export.onnx.formats import require_carried
 from edgekit.export.onnx.fused import Fused
 from edgekit.export.onnx.graph import CONTRIBUTED, Graph, Weight
 from edgekit.export.onnx.options import OnnxOptions
+from edgekit.export.onnx.portable import Portable
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
@@ -57,20 +59,26 @@ def write_onnx(
         raise InputError(f"{checkpoint.path} is no folder with tokenizer files: give a Hugging Face checkpoint")
     graph = Graph()
     positions = options.positions(checkpoint.spec)
-    write_decoder(
-        checkpoint.spec,
-        checkpoint.tensors,
-        Fused(graph, checkpoint.spec, formats, positions, options.accuracy_level),
+    operators: Operators = (
+        Portable(graph, checkpoint.spec, formats, positions)
+        if options.portable
+        else Fused(graph, checkpoint.spec, formats, positions, options.accuracy_level)
     )
+    write_decoder(checkpoint.spec, checkpoint.tensors, operators)
     external = options.external_data or sum(weight.bytes for weight in graph.weights.values()) > INLINE_BYTES
     with new_folder(folder) as target:
         stored = _Stored(graph.weights, target / DATA if external else None)
-        for name, values in _tensors(checkpoint, tensors, formats, vectors or {}):
-            stored.put(name, values)
+        types: Counter[str] = Counter()  # bytes of each format
+        for name, values in _vectors(checkpoint, vectors or {}):
+            types["f32"] += stored.put(name, values)
+        for name, blocks in tensors:
+            for part, values in operators.stored(name, blocks):
+                types[formats[name]] += stored.put(part, values)
         facts = {
             "context": str(positions),
+            "cache": "grows" if options.portable else "in place",
             "weights_sha256": stored.sha256(),
-            "types": json.dumps(_type_bytes(checkpoint, formats)),
+            "types": json.dumps(types),
             **(metadata or {}),
         }
         (target / MODEL).write_bytes(_model(graph, stored.protos(), facts).SerializeToString(deterministic=True))
@@ -79,7 +87,7 @@ def write_onnx(
         copy_tokenizer(checkpoint, target)
         (target / "config.json").write_text(json_text(checkpoint.config), encoding="utf-8")
         if genai.expressible(checkpoint):
-            config = genai.genai_config(checkpoint, tokenizer, positions, MODEL)
+            config = genai.genai_config(checkpoint, tokenizer, positions, MODEL, in_place=not options.portable)
             (target / genai.FILE).write_text(json_text(config), encoding="utf-8")
         return size
 
@@ -91,29 +99,14 @@ def _require_fit(checkpoint: Checkpoint, formats: Mapping[str, str]) -> None:
     require_carried(formats)
 
 
-def _type_bytes(checkpoint: Checkpoint, formats: Mapping[str, str]) -> dict[str, int]:
-    """What the tensors of each format take."""
-    taken: dict[str, int] = {}
-    for tensor in checkpoint.tensors:
-        format = formats.get(tensor.name, "f32")
-        rows, columns = tensor.shape if len(tensor.shape) == 2 else (1, *tensor.shape)
-        taken[format] = taken.get(format, 0) + matrix_bytes(format, rows, columns)
-    return taken
-
-
-def _tensors(
-    checkpoint: Checkpoint,
-    matrices: Iterable[tuple[str, Blocks]],
-    formats: Mapping[str, str],
-    changed: Mapping[str, NDArray[np.float32]],
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every stored tensor by its name in the graph."""
+def _vectors(
+    checkpoint: Checkpoint, changed: Mapping[str, NDArray[np.float32]]
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """What is float32 whatever the plan."""
     for tensor in checkpoint.tensors:
         if tensor.role not in MATRIX_ROLES:
             values = changed[tensor.name] if tensor.name in changed else checkpoint.read(tensor.name)
             yield tensor.name, values + np.float32(tensor.offset)
-    for name, blocks in matrices:
-        yield from arrays(name, formats[name], blocks).items()
 
 
 class _Stored:
@@ -132,22 +125,22 @@ class _Stored:
         if data is not None:
             data.touch()
 
-    def put(self, name: str, values: NDArray[Any]) -> None:
+    def put(self, name: str, values: NDArray[Any]) -> int:
+        """Keep a tensor's values; the bytes that they take."""
         weight = self._weights[name]
         assert values.shape == weight.shape and values.dtype == weight.dtype, (weight, values.shape, values.dtype)
         assert name not in self._protos, name
-        raw = np.ascontiguousarray(values).astype(weight.dtype.newbyteorder("<"), copy=False).tobytes()
-        self._digests[name] = hashlib.sha256(raw).hexdigest()
-        proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(weight.dtype), dims=weight.shape)
+        proto = numpy_helper.from_array(values, name)
+        assert len(proto.raw_data) == weight.bytes, name
+        self._digests[name] = hashlib.sha256(proto.raw_data).hexdigest()
         if name in self._offsets:
             assert self._data is not None
             with self._data.open("r+b") as file:
                 file.seek(self._offsets[name])
-                file.write(raw)
-            _refer(proto, self._data.name, self._offsets[name], len(raw))
-        else:
-            proto.raw_data = raw
+                file.write(proto.raw_data)
+            _refer(proto, self._data.name, self._offsets[name])
         self._protos[name] = proto
+        return weight.bytes
 
     def protos(self) -> list[TensorProto]:
         """In the order of the graph."""
@@ -160,7 +153,10 @@ class _Stored:
         return hashlib.sha256("".join(self._digests[name] for name in self._weights).encode()).hexdigest()
 
 
-def _refer(proto: TensorProto, location: str, offset: int, length: int) -> None:
+def _refer(proto: TensorProto, location: str, offset: int) -> None:
+    """Say where the values are instead of having them."""
+    length = len(proto.raw_data)
+    proto.ClearField("raw_data")
     proto.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         proto.external_data.add(key=key, value=value)
