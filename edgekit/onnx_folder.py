@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ from edgekit.artifact import Artifact, notes
 from edgekit.calibrating import Source
 from edgekit.clock import Clock
 from edgekit.export.huggingface import require_new
-from edgekit.export.onnx.formats import matrix_bytes, require_carried
+from edgekit.export.onnx.formats import require_carried
 from edgekit.export.onnx.genai import expressible
 from edgekit.export.onnx.options import OnnxOptions
 from edgekit.models.errors import MissingExtra
@@ -44,23 +44,18 @@ def written(source: Source, planned: Planned, folder: Path, options: OnnxOptions
     }
     with clock.stage("rounding and writing"):
         tensors = planned.rounded.stream(formats)
-        size = write_onnx(
+        made = write_onnx(
             source.checkpoint, source.tokenizer, tensors, formats, folder, options=options, metadata=facts
         )
+    weights = sum(math.prod(tensor.shape) for tensor in matrices(source.checkpoint.tensors))
     return Artifact(
         path=folder,
-        bytes=size,
+        bytes=made.bytes,
         sha256=hashlib.sha256((folder / MODEL).read_bytes()).hexdigest(),
         plan=plan,
         kld_predicted=plan.kld_predicted,
         kld_measured=planned.kld_measured,
         seconds=clock.seconds,
         notes=notes(source, plan) + (() if expressible(source.checkpoint) else (_WITHOUT_GENAI,)),
-        bits_per_weight=_bits_per_weight(source, formats),
+        bits_per_weight=8 * made.matrix_bytes / weights,
     )
-
-
-def _bits_per_weight(source: Source, formats: Mapping[str, str]) -> float:
-    shapes = {tensor.name: tensor.shape for tensor in matrices(source.checkpoint.tensors)}
-    stored = sum(matrix_bytes(formats[name], rows, columns) for name, (rows, columns) in shapes.items())
-    return 8 * stored / sum(rows * columns for rows, columns in shapes.values())

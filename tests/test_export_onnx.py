@@ -48,8 +48,8 @@ class Rounding:
 
     def onnx(self, folder: Path, options: OnnxOptions = FLOAT) -> Path:
         tokenizer = load_tokenizer(self.checkpoint)
-        size = write_onnx(self.checkpoint, tokenizer, self.blocks, self.formats, folder, options=options)
-        assert size == sum(file.stat().st_size for file in folder.glob("model.onnx*"))
+        made = write_onnx(self.checkpoint, tokenizer, self.blocks, self.formats, folder, options=options)
+        assert made.bytes == sum(file.stat().st_size for file in folder.glob("model.onnx*"))
         return folder
 
     def gguf(self, path: Path) -> Path:

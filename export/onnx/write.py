@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ INLINE_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is fo
 _ALIGNMENT = 4096  # of external data: a page, so that a runtime can map it
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a folder takes: its graph and weights in bytes, and of those the matrices."""
+
+    bytes: int
+    matrix_bytes: int
+
+
 def write_onnx(
     checkpoint: Checkpoint,
     tokenizer: TokenizerFiles,
@@ -44,8 +53,8 @@ def write_onnx(
     options: OnnxOptions,
     vectors: Mapping[str, NDArray[np.float32]] | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> int:
-    """Write the model into `folder`, which must not exist, and return the bytes of its graph and weights.
+) -> Written:
+    """Write the model into `folder`, which must not exist.
 
     config.json and the tokenizer's files lie beside it, as in the checkpoint, which must be a Hugging Face folder, and
     genai_config.json where ONNX Runtime GenAI can be told of the model.
@@ -69,11 +78,12 @@ def write_onnx(
     with new_folder(folder) as target:
         stored = _Stored(graph.weights, target / DATA if external else None)
         types: Counter[str] = Counter()  # bytes of each format
-        for name, values in _vectors(checkpoint, vectors or {}):
-            types["f32"] += stored.put(name, values)
         for name, blocks in tensors:
             for part, values in operators.stored(name, blocks):
                 types[formats[name]] += stored.put(part, values)
+        matrix_bytes = types.total()
+        for name, values in _vectors(checkpoint, vectors or {}):
+            types["f32"] += stored.put(name, values)
         facts = {
             "context": str(positions),
             "cache": "grows" if options.portable else "in place",
@@ -84,12 +94,19 @@ def write_onnx(
         (target / MODEL).write_bytes(_model(graph, stored.protos(), facts).SerializeToString(deterministic=True))
         onnx.checker.check_model(target / MODEL, full_check=True)
         size = sum(file.stat().st_size for file in target.iterdir())
-        copy_tokenizer(checkpoint, target)
-        (target / "config.json").write_text(json_text(checkpoint.config), encoding="utf-8")
-        if genai.expressible(checkpoint):
-            config = genai.genai_config(checkpoint, tokenizer, positions, MODEL, in_place=not options.portable)
-            (target / genai.FILE).write_text(json_text(config), encoding="utf-8")
-        return size
+        _write_companions(checkpoint, tokenizer, target, options)
+        return Written(size, matrix_bytes)
+
+
+def _write_companions(checkpoint: Checkpoint, tokenizer: TokenizerFiles, folder: Path, options: OnnxOptions) -> None:
+    """What runtimes read beside the graph."""
+    copy_tokenizer(checkpoint, folder)
+    texts = {"config.json": checkpoint.config}
+    if genai.expressible(checkpoint):
+        positions, in_place = options.positions(checkpoint.spec), not options.portable
+        texts[genai.FILE] = genai.genai_config(checkpoint, tokenizer, positions, MODEL, in_place=in_place)
+    for name, values in texts.items():
+        (folder / name).write_text(json_text(values), encoding="utf-8")
 
 
 def _require_fit(checkpoint: Checkpoint, formats: Mapping[str, str]) -> None:
