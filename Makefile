@@ -95,5 +95,5 @@ $(VENV)/.demo: $(VENV)/.pip pyproject.toml $(NATIVE)
 $(VENV)/.test: $(VENV)/.demo
 	@echo "installing llama-cpp-python and the development tools (compiles llama.cpp, about ten minutes the first time)"
 	$(PIP) --group dev
-	$(PIP) --editable '.[quantize,llama-cpp]'
+	$(PIP) --editable '.[quantize,onnx,llama-cpp]'
 	touch $@
