@@ -153,14 +153,18 @@ def test_the_portable_graph_is_of_standard_operators_alone(tmp_path: Path) -> No
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 23)]
 
 
-def test_onnx_runtime_multiplies_the_portable_graphs_blocks_as_they_are(tmp_path: Path) -> None:
-    """Its optimiser finds DequantizeLinear and MatMul, of either width, and makes MatMulNBits of them."""
-    rounding = rounded(tmp_path / "model", ("q4_0", "q8_0"))
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("formats", [("q4_0", "q8_0"), ("q8_0", "q4_0")])
+def test_onnx_runtime_multiplies_the_portable_graphs_blocks_as_they_are(
+    formats: tuple[str, ...], tied: bool, tmp_path: Path
+) -> None:
+    """Its optimiser makes MatMulNBits of every DequantizeLinear and MatMul, a tied head's too."""
+    rounding = rounded(tmp_path / "model", formats, tied=tied)
     options = ort.SessionOptions()
     options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "optimised.onnx")
     ort.InferenceSession(rounding.onnx(tmp_path / "onnx", PORTABLE) / MODEL, options)
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-    assert operators.count("MatMulNBits") == 3 * 7 + 1 and "DequantizeLinear" not in operators
+    assert operators.count("MatMulNBits") == 3 * 7 + 1 and not {"DequantizeLinear", "Transpose"} & set(operators)
 
 
 @flavours

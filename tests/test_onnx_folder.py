@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from models_random import random_checkpoint
 
 import edgekit
-from edgekit import InputError, Target
+from edgekit import InputError, MissingExtra, Target
 from edgekit.cli import main
 from edgekit.export.onnx.options import OnnxOptions
 
@@ -110,4 +111,7 @@ def test_a_plan_of_other_formats_is_refused_at_once(
         edgekit.export(checkpoint, tmp_path, plan=planned, onnx=OnnxOptions())
     with pytest.raises(InputError, match=r"--context 300 is out of range"):
         edgekit.export(checkpoint, tmp_path / "onnx", plan=planned, onnx=OnnxOptions(context=300))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra, match=r"edgekit\[onnx\]"):
+        edgekit.export(checkpoint, tmp_path / "onnx", plan=planned, onnx=OnnxOptions())
     assert not (tmp_path / "onnx").exists()

@@ -1,7 +1,8 @@
 """The decoder's parts in standard operators alone, opset 23: for runtimes without ONNX Runtime's own.
 
 A quantised matrix is int4 or int8 (K, N), dequantised in blocks of 32 rows before a MatMul: the one layout that ONNX
-Runtime multiplies without dequantising the matrix first.
+Runtime multiplies without dequantising the matrix first, and only where nothing else reads codes or scales. A tied
+embedding therefore looks rows up in a transpose of the head's, which a runtime makes once, when it loads.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class Portable:
         if format == "q4_0":
             codes = self._unpacked(name, ids, table)
         else:
-            codes = graph.add(f"{name}.columns", "Gather", self._codes(table), ids, axis=1)
-            codes = graph.add(f"{name}.rows", "Transpose", codes, perm=[1, 2, 0])
+            codes = graph.add(f"{name}.table", "Transpose", self._codes(table), perm=[1, 0])
+            codes = graph.add(f"{name}.rows", "Gather", codes, ids)
             codes = graph.add(f"{name}.codes", "Cast", codes, to=_FLOAT)
         blocks = graph.add(f"{name}.blocks", "Reshape", codes, graph.integers(0, 0, columns // BLOCK, BLOCK))
-        scales = graph.add(f"{name}.columns.scales", "Gather", self._scales(table), ids, axis=1)
-        scales = graph.add(f"{name}.rows.scales", "Transpose", scales, perm=[1, 2, 0])
+        scales = graph.add(f"{name}.table.scales", "Transpose", self._scales(table), perm=[1, 0])
+        scales = graph.add(f"{name}.rows.scales", "Gather", scales, ids)
         scales = graph.add(f"{name}.scales", "Unsqueeze", scales, graph.integers(-1))
         values = graph.add(f"{name}.values", "Mul", blocks, scales)
         return graph.add(name, "Reshape", values, graph.integers(0, 0, columns))
