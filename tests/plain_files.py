@@ -28,16 +28,16 @@ def write_plain(path: Path, format: str, source: Path = SAMPLE) -> Path:
     return path
 
 
-def write_plain_onnx(folder: Path, format: str, source: Path = SAMPLE, *, portable: bool = False) -> Path:
-    """The same for ONNX; activations stay float32, or, with standard operators alone, as the runtime has them."""
+def write_plain_onnx(folder: Path, format: str, source: Path = SAMPLE, **options: bool) -> Path:
+    """The same for ONNX; activations stay float32, or, where `options` say portable, as the runtime has them."""
     from edgekit.export.onnx.options import OnnxOptions
     from edgekit.export.onnx.write import write_onnx
 
     checkpoint = open_checkpoint(source)
     names = [tensor.name for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES]
     blocks = ((name, format_of(format).encode(checkpoint.read(name), None)) for name in names)
-    options = OnnxOptions(accuracy_level=1, portable=portable)
-    write_onnx(checkpoint, load_tokenizer(checkpoint), blocks, dict.fromkeys(names, format), folder, options=options)
+    chosen = OnnxOptions(accuracy_level=1, **options)
+    write_onnx(checkpoint, load_tokenizer(checkpoint), blocks, dict.fromkeys(names, format), folder, options=chosen)
     return folder
 
 

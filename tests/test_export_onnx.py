@@ -30,6 +30,7 @@ from edgekit.runtimes import Session, native, torch_reference
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'edgekit[onnx]'")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgekit[onnx]'")
 
+from edgekit.export.onnx import write  # noqa: E402
 from edgekit.export.onnx.write import DATA, MODEL, write_onnx  # noqa: E402
 
 LENGTH, DECODED = 120, 32  # longer than every sliding window of a gemma3 variant
@@ -261,6 +262,14 @@ def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*logits)
     facts = [{p.key: p.value for p in onnx.load(folder / MODEL).metadata_props} for folder in (inside, beside)]
     assert facts[0] == facts[1] and len(facts[0]["edgekit.weights_sha256"]) == 64
+
+
+def test_too_many_weights_for_one_file_go_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounding = rounded(tmp_path / "model", ("q4_0",))
+    monkeypatch.setattr(write, "INLINE_BYTES", 100_000)
+    assert (rounding.onnx(tmp_path / "onnx") / DATA).exists()
+    monkeypatch.setattr(write, "INLINE_BYTES", 10_000_000)
+    assert not (rounding.onnx(tmp_path / "small") / DATA).exists()
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -127,6 +127,18 @@ def test_a_damaged_graph_is_refused(folder: Path, size: int, tmp_path: Path) -> 
         load(copy, runtime="onnx")
 
 
+@pytest.mark.parametrize("size", [None, 0, -5])
+def test_damaged_weights_beside_the_graph_are_refused(checkpoint: Path, size: int | None, tmp_path: Path) -> None:
+    folder = write_plain_onnx(tmp_path / "onnx", "q8_0", checkpoint, external_data=True)
+    data = folder / "model.onnx.data"
+    if size is None:
+        data.unlink()
+    else:
+        data.write_bytes(data.read_bytes()[:size])
+    with pytest.raises(InputError, match=r"model\.onnx"):
+        load(folder, runtime="onnx")
+
+
 def test_a_foreign_graph_is_refused(folder: Path, tmp_path: Path) -> None:
     import onnx
 
