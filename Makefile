@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 NATIVE := $(shell find native/CMakeLists.txt native/include native/src -type f)
 C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc')
 
-.PHONY: demo test bench bench-fidelity bench-kernels kernel-cost cross format lint types clean
+.PHONY: demo test bench bench-fidelity bench-pruning bench-kernels kernel-cost cross format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
@@ -41,6 +41,13 @@ WORK ?= build/fidelity/$(notdir $(FIDELITY_MODEL))
 bench-fidelity: $(VENV)/.demo
 	@test -n "$(LLAMA)" -a -n "$(CALIB)" -a -n "$(TEXT)" || { echo "LLAMA=DIR, CALIB=FILE and TEXT=FILE are needed"; exit 2; }
 	$(BIN)/python tests/side_by_side/fidelity.py $(FIDELITY_MODEL) --tools $(LLAMA) --calib $(CALIB) --text $(TEXT) --work $(WORK) $(BENCH)
+
+# What head pruning leaves of a checkpoint on a text that it never saw, cut alone and made up for:
+# make bench-pruning CALIB=calib.txt TEXT=eval.txt [MODEL=CHECKPOINT] BENCH='--heads 0.3 --prune-kv-groups --recover 300'
+bench-pruning: $(VENV)/.test
+	@test -n "$(CALIB)" -a -n "$(TEXT)" || { echo "CALIB=FILE and TEXT=FILE are needed"; exit 2; }
+	$(BIN)/python tests/side_by_side/head_pruning.py $(FIDELITY_MODEL) --calib $(CALIB) --text $(TEXT) \
+	  --work build/pruning/$(notdir $(FIDELITY_MODEL)) $(BENCH)
 
 # Instructions and a model's cycles of the ARM kernels; needs clang-19, llvm-mca-19 and the AArch64 cross compiler.
 kernel-cost: $(VENV)/.native

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from edgekit.devices.bench import bench
     from edgekit.devices.result import BenchResult
     from edgekit.evaluation import Evaluation, evaluate
+    from edgekit.head_pruning import prune_heads
     from edgekit.inspection import Inspection, inspect
     from edgekit.models.errors import InputError, MissingExtra, TargetError
     from edgekit.pipeline import PlanResult, export, plan, quantize
+    from edgekit.pruned_heads import HeadOptions, HeadsPruned
     from edgekit.pruning import Pruned, prune
     from edgekit.runtimes import Session, load
     from edgekit.target import Target
@@ -24,6 +26,8 @@ _HOMES = {
     "Artifact": "artifact",
     "BenchResult": "devices.result",
     "Evaluation": "evaluation",
+    "HeadOptions": "pruned_heads",
+    "HeadsPruned": "pruned_heads",
     "InputError": "models.errors",
     "Inspection": "inspection",
     "MissingExtra": "models.errors",
@@ -39,6 +43,7 @@ _HOMES = {
     "load": "runtimes",
     "plan": "pipeline",
     "prune": "pruning",
+    "prune_heads": "head_pruning",
     "quantize": "pipeline",
 }
 
@@ -46,6 +51,8 @@ __all__ = [
     "Artifact",
     "BenchResult",
     "Evaluation",
+    "HeadOptions",
+    "HeadsPruned",
     "InputError",
     "Inspection",
     "MissingExtra",
@@ -61,6 +68,7 @@ __all__ = [
     "load",
     "plan",
     "prune",
+    "prune_heads",
     "quantize",
 ]
 

@@ -11,6 +11,7 @@ from edgekit.calibrating import Source
 from edgekit.clock import Clock
 from edgekit.export.gguf import write_gguf
 from edgekit.planning import Planned
+from edgekit.pruning_file import read_pruning
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Plan, matrices, stored_bytes
 from edgekit.recovery import Recovery
@@ -75,7 +76,11 @@ def written(source: Source, planned: Planned, recovery: Recovery | None, output:
 
 def notes(source: Source, plan: Plan) -> tuple[str, ...]:
     """What the user should know of the checkpoint and the plan."""
-    return (*source.checkpoint.notes, *([plan.note] if plan.note else []))
+    spec, pruning = source.checkpoint.spec, read_pruning(source.checkpoint.path).get("summary")
+    stock = None
+    if not spec.runs_in_llama_cpp:
+        stock = f"llama.cpp has no {spec.family} graph with counts of each layer's own: this runs in native and torch"
+    return (*source.checkpoint.notes, *(note for note in (pruning, stock, plan.note) if note))
 
 
 def reported(artifact: Artifact, source: Source, name: str, limit: DeviceLimit | None) -> Artifact:

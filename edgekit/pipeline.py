@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from edgekit.calibrating import Calibration, open_source
 from edgekit.clock import Clock
 from edgekit.export.onnx.options import OnnxOptions
 from edgekit.following import as_planned, planned_from_file
+from edgekit.head_pruning import pruned_folder
 from edgekit.models.errors import InputError
 from edgekit.planning import planned_for
+from edgekit.pruned_heads import HeadOptions
 from edgekit.quant.plan import Plan
 from edgekit.quant.plan_file import read_plan, write_plan
 from edgekit.quant.store import work_folder
@@ -71,6 +74,7 @@ def quantize(
     report: bool = True,
     distil: bool = False,
     qat: int | None = None,
+    prune: HeadOptions | None = None,
 ) -> Artifact:
     """The whole line from a checkpoint to a GGUF that fits `target`, or that follows a plan file.
 
@@ -78,7 +82,8 @@ def quantize(
     matrices and measured KLs, from which a run that was killed, or one for another target, goes on. The report is
     OUTPUT's name with .report.html; what each step is worth is measured for it.
     `distil`: norms and block scales are trained against the checkpoint's logits. `qat`: all weights are trained under
-    the plan's types, that many steps, on the texts of `calib`.
+    the plan's types, that many steps, on the texts of `calib`. `prune`: heads are cut away first; the report of that is
+    OUTPUT's name with .pruning.html, and KLs here are against the pruned checkpoint.
     Raises InputError for what cannot be used, TargetError where writing fails.
     """
     if (target is None) == (plan is None):
@@ -87,6 +92,24 @@ def quantize(
         raise InputError("--distil and --qat exclude each other: choose one way of training")
     if qat is not None and not calib:
         raise InputError("--qat needs training text: give it with --calib")
+    if prune is not None:
+        with work_folder(work) as folder:
+            smaller = pruned_folder(checkpoint, folder, prune, calib=calib, seed=seed, adapter=adapter)
+            artifact = quantize(
+                smaller,
+                output,
+                target,
+                plan=plan,
+                calib=calib,
+                seed=seed,
+                work=work,
+                report=report,
+                distil=distil,
+                qat=qat,
+            )
+            if report:
+                shutil.copyfile(smaller / "pruning.html", output.with_suffix(".pruning.html"))
+            return artifact
     clock = Clock()
     source = open_source(checkpoint, adapter, clock)
     limit = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 import zlib
@@ -26,12 +25,13 @@ from edgekit.models.errors import InputError
 from edgekit.models.forward import HeldOut, load_model, parameter_name, reference_logits
 from edgekit.models.spec import TensorSpec
 from edgekit.models.tokenizer import load_tokenizer
+from edgekit.pruning_file import PRUNING_FILE, pruning_text
 from edgekit.quant.candidates import fallback
 from edgekit.quant.collection import collect
 from edgekit.quant.formats import FORMATS, Format, format_of
 from edgekit.quant.sparsity import SCORES, histogram, keeps_zeros, prune_matrix, saliencies, shares
 from edgekit.quant.statistics import KroneckerTerm
-from edgekit.zeros import COMPRESSION_LEVEL, GGUF_NOTE, LEFT_ALONE, PRUNING_FILE, prunable
+from edgekit.zeros import COMPRESSION_LEVEL, GGUF_NOTE, LEFT_ALONE, prunable
 
 if TYPE_CHECKING:
     import torch
@@ -255,4 +255,4 @@ def _document(pruned: Pruned, calib: Sequence[Path], seed: int) -> str:
         "gguf": {"note": GGUF_NOTE, "types_with_a_zero": pruned.zero_types, "zeros": ZERO_NOTE},
         "matrices": pruned.matrices,
     }
-    return json.dumps(document, indent=2) + "\n"
+    return pruning_text(document)

@@ -12,9 +12,9 @@ import numpy as np
 from edgekit.figures import bytes_text
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.spec import MATRIX_ROLES, TensorSpec
+from edgekit.pruning_file import read_pruning
 from edgekit.quant.formats import Blocks, format_of
 
-PRUNING_FILE = "pruning.json"  # in the folder of a pruned checkpoint
 LEFT_ALONE = ("embedding", "head")  # their rows are tokens: what a rare one loses no calibration text shows
 COMPRESSION_LEVEL = 6  # zlib's default
 GGUF_NOTE = "a GGUF stores zeros like any other weight: no type makes the file smaller by them"
@@ -40,8 +40,8 @@ class Zeros:
 
 
 def is_pruned(checkpoint: Checkpoint) -> bool:
-    """Whether `edgekit prune` wrote it."""
-    return (checkpoint.path / PRUNING_FILE).is_file()
+    """Whether `edgekit prune --sparsity` wrote it."""
+    return "sparsity" in read_pruning(checkpoint.path)
 
 
 def prunable(checkpoint: Checkpoint) -> tuple[TensorSpec, ...]:

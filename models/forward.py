@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError, MissingExtra
+from edgekit.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -37,16 +38,18 @@ def load_model(checkpoint: Checkpoint) -> Any:
 
     The class comes from `checkpoint.config`, the values from `checkpoint.read`: nothing is downloaded, no code but
     transformers' own is run, and no weight is initialised only to be overwritten. Raises MissingExtra without torch and
-    transformers, InputError where the checkpoint's tensors are not the class's.
+    transformers, InputError where the checkpoint's tensors are not the class's. A pruned model, whose layers can have
+    counts that no config of the class expresses, is built with the largest and its projections are then replaced.
     """
     torch, transformers = _require_torch()
-    settings = dict(checkpoint.config)
+    settings = dict(checkpoint.config) | _class_counts(checkpoint.spec)
     kind = settings.pop("model_type")
     config = transformers.AutoConfig.for_model(kind, **settings)
     with _large_tensors_on_meta():
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
         )
+        _resize_layers(model, checkpoint.spec)
     model.eval().requires_grad_(False)
     wanted = dict(model.named_parameters())  # a tied head is listed once, under the embedding's name
     for spec in checkpoint.tensors:
@@ -69,6 +72,36 @@ def load_model(checkpoint: Checkpoint) -> Any:
         raise InputError(f"{checkpoint.path}: tensor {sorted(wanted)[0]} is missing: download the checkpoint again")
     model.tie_weights()
     return model
+
+
+def _class_counts(spec: ModelSpec) -> dict[str, int]:
+    """The largest counts, as a config has them; the heads raised to a divisor of `hidden`: Llama's class wants one."""
+    heads = max(spec.heads)
+    divisors = (count for count in range(heads, spec.hidden + 1) if spec.hidden % count == 0)
+    return {
+        "num_attention_heads": next(divisors, heads),
+        "num_key_value_heads": max(spec.kv_heads),
+        "intermediate_size": max(spec.ffn),
+        "head_dim": spec.head_dim,
+    }
+
+
+def _resize_layers(model: Any, spec: ModelSpec) -> None:
+    """Give every layer whose counts are not the config's projections of its own size, without values yet."""
+    import torch
+
+    for index, layer in enumerate(parts(model).layers):
+        attention, mlp = layer.self_attn, layer.mlp
+        query, key = spec.heads[index] * spec.head_dim, spec.kv_heads[index] * spec.head_dim
+        sizes = [(attention, "q_proj", spec.hidden, query), (attention, "o_proj", query, spec.hidden)]
+        sizes += [(attention, name, spec.hidden, key) for name in ("k_proj", "v_proj")]
+        sizes += [(mlp, name, spec.hidden, spec.ffn[index]) for name in ("gate_proj", "up_proj")]
+        sizes += [(mlp, "down_proj", spec.ffn[index], spec.hidden)]
+        for module, name, columns, rows in sizes:
+            linear = getattr(module, name)
+            if (linear.in_features, linear.out_features) != (columns, rows):
+                setattr(module, name, torch.nn.Linear(columns, rows, bias=linear.bias is not None, dtype=torch.float32))
+        attention.num_key_value_groups = spec.heads[index] // spec.kv_heads[index]
 
 
 def parameter_name(tensor: str) -> str:

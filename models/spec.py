@@ -65,6 +65,16 @@ class ModelSpec:
     logit_softcap: float | None = None
     experts: int = 0
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all layers have the same counts, as every model has that was not pruned."""
+        return all(len(set(counts)) == 1 for counts in (self.heads, self.kv_heads, self.ffn))
+
+    @property
+    def runs_in_llama_cpp(self) -> bool:
+        """Whether stock llama.cpp has the graph: of all its architectures here, only deci's has counts per layer."""
+        return self.uniform or self.family == "deci"
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -20,6 +20,7 @@ from edgekit.models.forward import Parts, head_logits, hidden_states, parts, qui
 if TYPE_CHECKING:
     import torch
 
+LOGITS_PER_WINDOW = 1 << 25  # more would cost more than all layers of a small model do
 LOGITS = 1 << 25  # of the student, and of the teacher, alive at once: 128 MiB each
 HEAD_ROWS = 1 << 12  # of the head, of which a float32 copy, the gradient or the logits are alive at once
 
@@ -33,6 +34,11 @@ class Judgement:
     kl: float
     nll: float
     top1: float
+
+
+def stride(length: int, vocabulary: int) -> int:
+    """Every how many positions windows of `length` tokens are to be scored where the vocabulary is large."""
+    return max(1, length * vocabulary // LOGITS_PER_WINDOW)
 
 
 class Teacher:
@@ -54,6 +60,11 @@ class Teacher:
     def head_bytes(self) -> int:
         """Memory that its copy of the head takes."""
         return self._head.nbytes
+
+    @property
+    def stride(self) -> int:
+        """The `every` that keeps a window's logits few."""
+        return stride(self.ids.shape[1], len(self._head))
 
     def states(self, windows: NDArray[np.int64]) -> torch.Tensor:
         """The final hidden states (len(windows) * T, D) on some of the windows."""
@@ -77,18 +88,21 @@ class Teacher:
 
 
 @quick_matmul()
-def judge(model: Any, teacher: Teacher, windows: NDArray[np.int64], *, first: int = 0) -> Judgement:
-    """The model against the teacher, over positions `first`.. of those of the teacher's windows."""
+def judge(model: Any, teacher: Teacher, windows: NDArray[np.int64], *, first: int = 0, every: int = 1) -> Judgement:
+    """The model against the teacher, over every `every`th of positions `first`.. of those of the teacher's windows."""
     kl = nll = right = 0.0
+    tokens = predicted = 0
+    scored = slice(first + every - 1, None, every)
     for window in windows:
         chosen = np.array([window])
-        hidden = hidden_states(model, teacher.ids[chosen])[0, first:]
-        sums = _compared(parts(model), hidden, teacher, teacher.states(chosen)[first:], teacher.labels(chosen)[first:])
+        hidden = hidden_states(model, teacher.ids[chosen])[0, scored]
+        labels = teacher.labels(chosen)[scored]
+        sums = _compared(parts(model), hidden, teacher, teacher.states(chosen)[scored], labels)
         kl += sums.kl
         nll += sums.nll
         right += sums.top1
-    tokens = len(windows) * (teacher.ids.shape[1] - first)
-    predicted = tokens - len(windows)
+        tokens += len(labels)
+        predicted += int((labels >= 0).sum())
     return Judgement(kl / tokens, nll / predicted, right / predicted)
 
 
@@ -137,9 +151,11 @@ def backward(
     to_head: ToRows | None = None,
     to_embedding: ToRows | None = None,
     label_share: float = 0.0,
+    every: int = 1,
 ) -> None:
     """The gradient of (1 - label_share) KL(teacher || model) + label_share * nll, mean over positions of the windows.
 
+    Of the positions every `every`th is scored; those in between are its context.
     Parameters that require gradients get theirs from autograd. The head and the embedding should not: `to_head` and
     `to_embedding`, where given, take their rows' gradients piece by piece, as (row numbers (R,), gradient (R, D)), the
     head's several times over, the embedding's only of rows that were looked up, after all others.
@@ -150,8 +166,11 @@ def backward(
     looked_up = part.embedding(ids).detach().requires_grad_(to_embedding is not None)
     with torch.enable_grad():
         hidden = model.get_decoder()(inputs_embeds=looked_up, use_cache=False).last_hidden_state
-    target = _Target(teacher, teacher.states(windows), teacher.labels(windows), label_share)
-    gradient = _head_gradient(part, hidden.detach().flatten(0, 1), target, to_head)
+    scored = torch.arange(ids.numel()).view_as(ids)[:, every - 1 :: every].flatten()
+    target = _Target(teacher, teacher.states(windows)[scored], teacher.labels(windows)[scored], label_share)
+    flat = hidden.detach().flatten(0, 1)
+    gradient = torch.zeros_like(flat)
+    gradient[scored] = _head_gradient(part, flat[scored], target, to_head)
     hidden.backward(gradient.view_as(hidden))
     if to_embedding is None:
         return

@@ -53,6 +53,7 @@ def random_model(
     hidden: int = 64,
     ffn: int = 96,
     layers: int = 3,
+    kv_heads: int = 2,
     tied: bool | None = None,
     scaling: dict[str, Any] | None = None,
     bias: bool = False,
@@ -62,7 +63,7 @@ def random_model(
     softcap: float | None = None,
     dtype: str = "float32",
 ) -> Any:
-    """A transformers model with 4 heads, 2 KV heads and weights that make every part of it matter.
+    """A transformers model with 4 heads and weights that make every part of it matter.
 
     Matrices have a standard deviation of about 1.5 / sqrt(columns), so that logits vary by one or two nats; norms and
     biases are random too.
@@ -76,7 +77,7 @@ def random_model(
         "intermediate_size": ffn,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_key_value_heads": kv_heads,
         "max_position_embeddings": 256,
         "bos_token_id": 0,
         "eos_token_id": 1,

@@ -166,7 +166,7 @@ def test_quantize_passes_its_options_on(calls: list[Any], tmp_path: Path) -> Non
         None,
     )
     wanted = {"plan": None, "calib": [text, text], "seed": 7, "adapter": None, "work": None, "report": False}
-    assert named == {**wanted, "distil": False, "qat": None}
+    assert named == {**wanted, "distil": False, "qat": None, "prune": None}
 
 
 def test_a_device_brings_its_defaults(calls: list[Any], tmp_path: Path) -> None:

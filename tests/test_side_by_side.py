@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from models_random import random_checkpoint
 from plain_files import needs, write_plain
 from tqdm import tqdm
 
@@ -291,3 +292,20 @@ def test_what_cannot_be_judged_is_refused_in_a_sentence(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@needs("llama.cpp")
+def test_each_step_of_head_pruning_is_judged(tmp_path: Path) -> None:
+    text = Path(__file__).parent.parent / "README.md"
+    folder = random_checkpoint(tmp_path / "model", "llama")
+    script = [sys.executable, SCRIPTS / "head_pruning.py", folder, "--calib", text, "--text", text, "--work", tmp_path]
+    options = ["--heads", 0.3, "--prune-kv-groups", "--scores", "magnitude", "--chunks", 2]
+    done = subprocess.run([*map(str, (*script, *options))], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [row["made_by"] for row in found] == ["unpruned", "magnitude, cut", "magnitude, made up for"]
+    unpruned, cut, repaired = found
+    assert unpruned["kld_mean"] < repaired["kld_mean"] < cut["kld_mean"]
+    assert unpruned["tensor_bytes"] > cut["tensor_bytes"] == repaired["tensor_bytes"]
+    assert repaired["pruning"]["removed"] == [{"kind": "groups", "count": 4, "of": 12}]
+    assert "under 1.2%" in done.stdout

@@ -12,7 +12,7 @@ from models_random import random_checkpoint
 
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.forward import load_model, parts, replaced
-from edgekit.quant.teacher import Teacher, backward, gradients_taken, judge
+from edgekit.quant.teacher import Teacher, backward, gradients_taken, judge, stride
 
 IDS = np.random.default_rng(0).integers(0, 4096, (5, 80))  # 80 positions: a block of 64 rows and one of 16
 CHOSEN = np.array([3, 1])
@@ -47,24 +47,27 @@ def plain(model: Any, values: dict[str, np.ndarray]) -> tuple[torch.Tensor, torc
     return log_p, log_q, weights
 
 
-@pytest.mark.parametrize("first", [0, 30])
+@pytest.mark.parametrize(("first", "every"), [(0, 1), (30, 1), (0, 4), (30, 3)])
 def test_a_judgement_is_that_of_plain_logits(
-    models: tuple[Any, Any, Any], first: int, monkeypatch: pytest.MonkeyPatch
+    models: tuple[Any, Any, Any], first: int, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.quant.teacher.HEAD_ROWS", 1000)  # of 4096: five pieces, the last not full
     checkpoint, model, double = models
     values = changed(model)
     teacher = Teacher(model, IDS)
-    untouched = judge(model, teacher, CHOSEN, first=first)
+    untouched = judge(model, teacher, CHOSEN, first=first, every=every)
     with replaced(model, values.items(), checkpoint.read):
-        found = judge(model, teacher, CHOSEN, first=first)
-    log_p, log_q = (whole[:, first:] for whole in plain(double, values)[:2])
-    following = torch.from_numpy(IDS[CHOSEN])[:, first + 1 :, None]
+        found = judge(model, teacher, CHOSEN, first=first, every=every)
+    scored = np.arange(80)[first:][every - 1 :: every]
+    log_p, log_q = (whole[:, scored] for whole in plain(double, values)[:2])
     assert found.kl == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-4)
-    assert found.nll == pytest.approx(-log_q[:, :-1].gather(2, following).mean().item(), rel=1e-5)
-    assert found.top1 == (log_q[:, :-1].argmax(-1) == following[..., 0]).double().mean().item()
+    predicting = scored[scored < 79]
+    following = torch.from_numpy(IDS[CHOSEN])[:, predicting + 1, None]
+    log_p, log_q = log_p[:, : len(predicting)], log_q[:, : len(predicting)]
+    assert found.nll == pytest.approx(-log_q.gather(2, following).mean().item(), rel=1e-5)
+    assert found.top1 == (log_q.argmax(-1) == following[..., 0]).double().mean().item()
     assert untouched.kl == pytest.approx(0, abs=1e-6)
-    assert untouched.nll == pytest.approx(-log_p[:, :-1].gather(2, following).mean().item(), rel=1e-5)
+    assert untouched.nll == pytest.approx(-log_p.gather(2, following).mean().item(), rel=1e-5)
 
 
 def test_top1_counts_what_was_predicted(tmp_path: Path) -> None:
@@ -76,9 +79,9 @@ def test_top1_counts_what_was_predicted(tmp_path: Path) -> None:
     assert judge(model, Teacher(model, ids.numpy()), np.array([0])).top1 == 1.0
 
 
-@pytest.mark.parametrize("share", [0.0, SHARE])
+@pytest.mark.parametrize(("share", "every"), [(0.0, 1), (SHARE, 1), (SHARE, 4)])
 def test_gradients_equal_plain_autograd(
-    models: tuple[Any, Any, Any], share: float, monkeypatch: pytest.MonkeyPatch
+    models: tuple[Any, Any, Any], share: float, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.quant.teacher.LOGITS", 100 * 4096)  # 160 rows: two pieces, one not full
     monkeypatch.setattr("edgekit.quant.teacher.HEAD_ROWS", 1000)
@@ -88,8 +91,8 @@ def test_gradients_equal_plain_autograd(
     kl = (log_p.exp() * (log_p - log_q)).sum(-1)
     nll = -log_q[:, :-1].gather(2, torch.from_numpy(IDS[CHOSEN])[:, 1:, None])[..., 0]
     # a window's last position has no next token: all of its weight is the teacher's
-    loss = ((1 - share) * kl[:, :-1] + share * nll).sum() + kl[:, -1].sum()
-    (loss / kl.numel()).backward()
+    losses = torch.cat([(1 - share) * kl[:, :-1] + share * nll, kl[:, -1:]], dim=1)
+    losses[:, every - 1 :: every].mean().backward()
 
     part, teacher = parts(model), Teacher(model, IDS)
     found = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
@@ -103,7 +106,7 @@ def test_gradients_equal_plain_autograd(
 
     with replaced(model, values.items(), checkpoint.read), gradients_taken(takers):
         to_head, to_embedding = add(part.head.weight), add(part.embedding.weight)
-        backward(model, teacher, CHOSEN, to_head=to_head, to_embedding=to_embedding, label_share=share)
+        backward(model, teacher, CHOSEN, to_head=to_head, to_embedding=to_embedding, label_share=share, every=every)
     for name, expected in weights.items():
         assert expected.grad is not None
         difference = (found[name] - expected.grad).abs().max()
@@ -128,3 +131,7 @@ def test_the_teachers_logits_are_those_of_its_head_as_it_was(
     teacher.all_logits(states, found)
     assert torch.allclose(found.double(), expected, atol=1e-5)
     assert torch.allclose(teacher.logits(states, slice(990, 1020)).double(), expected[:, 990:1020], atol=1e-5)
+
+
+def test_few_positions_of_a_large_vocabulary_are_scored() -> None:
+    assert (stride(512, 4096), stride(512, 151_936), stride(512, 262_144), stride(80, 262_144)) == (1, 2, 4, 1)

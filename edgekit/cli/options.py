@@ -109,6 +109,19 @@ WorkOption = Annotated[
         show_default=False,
     ),
 ]
+KvGroupsOption = Annotated[
+    bool, typer.Option("--prune-kv-groups", help="Heads go as whole KV groups, which saves attention cache too.")
+]
+RecoverOption = Annotated[
+    int | None,
+    typer.Option(
+        "--recover",
+        metavar="STEPS",
+        min=1,
+        help="Distil what is left of the pruned model from the unpruned one, so many steps.",
+        show_default=False,
+    ),
+]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
 RuntimeOption = Annotated[
     str, typer.Option(metavar="NAME", help="native, llama.cpp or torch for a GGUF; onnx for an ONNX folder.")

@@ -39,6 +39,12 @@ def command(
     bits: options.BitsOption = None,
     formats: options.FormatsOption = None,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="A plan to follow, in place of a budget.")] = None,
+    prune_heads: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="First cut away this share of the query heads, as 0.3.", show_default=False),
+    ] = None,
+    kv_groups: options.KvGroupsOption = False,
+    recover: options.RecoverOption = None,
     calib: options.CalibOption = None,
     adapter: options.AdapterOption = None,
     seed: options.SeedOption = 0,
@@ -71,6 +77,8 @@ def command(
     options.refuse_same(checkpoint, output_path)
     options.check_files("--calib", calib or [])
     options.check_work(work)
+    if prune_heads is None and (kv_groups or recover is not None):
+        raise InputError(f"{'--prune-kv-groups' if kv_groups else '--recover'} goes with --prune-heads only: add it")
     target = None
     if plan is None:
         target = options.read_target(
@@ -88,7 +96,9 @@ def command(
         options.check_files("--plan", [plan])
         _refuse_beside_plan(device, size, bpw, bits, formats, tps, max_kl, context, objective, seed or None)
     from edgekit import pipeline
+    from edgekit.pruned_heads import HeadOptions
 
+    prune = None if prune_heads is None else HeadOptions(prune_heads, kv_groups, recover=recover or 0)
     with output.stdout_reserved(as_json):
         artifact = pipeline.quantize(
             checkpoint,
@@ -102,6 +112,7 @@ def command(
             report=not no_report,
             distil=distil,
             qat=qat,
+            prune=prune,
         )
     show(artifact, as_json)
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element
 
 from edgekit.figures import bytes_text, count_text, kl_text, seconds_text
 from edgekit.models.files import atomic_write
 from edgekit.quant.plan import MeasuredKl
 from edgekit.report import charts, maps
 from edgekit.report.data import AblationRow, ReportData, TensorRow, bits_per_weight, tensor_rows
-from edgekit.report.markup import Child, node
+from edgekit.report.markup import Child, document, fact, node, section
 
-_STYLE = Path(__file__).with_name("style.css")
 _ROLE_NAMES = {
     "embedding": "embedding",
     "head": "output head",
@@ -34,36 +33,28 @@ def write_report(path: Path, data: ReportData) -> Path:
 
     Raises InputError where the folder cannot be written to, TargetError where the disk is full.
     """
-    page = "<!DOCTYPE html>\n" + tostring(_page(data), encoding="unicode", method="html") + "\n"
+    page = document(f"{data.path.name} · edgekit report", *_content(data))
     with atomic_write(path) as file:
         file.write(page.encode())
     return path
 
 
-def _page(data: ReportData) -> Element:
+def _content(data: ReportData) -> Iterator[Child]:
     rows = tensor_rows(data)
-    main = node("main", *_heading(data), _facts(data, rows), _speed(data), *_notes(data))
-    main.append(node("div", _sensitivity(data), _widths(rows), class_="pair"))
-    main.append(_bytes(data, rows))
-    main.append(node("div", _curve(data), _agreement(data), class_="pair"))
+    yield from _heading(data)
+    yield _facts(data, rows)
+    yield _speed(data)
+    yield from _notes(data)
+    yield node("div", _sensitivity(data), _widths(rows), class_="pair")
+    yield _bytes(data, rows)
+    yield node("div", _curve(data), _agreement(data), class_="pair")
     if data.ablation:
-        main.append(_ablation(data.ablation))
+        yield _ablation(data.ablation)
     if data.seconds:
-        main.append(
-            _section(
-                "Seconds per stage", _stages_text(data), node("div", charts.stage_bars(data.seconds), class_="scroll")
-            )
-        )
-    main.append(_tensors(rows))
-    main.append(_footer(data))
-    head = node(
-        "head",
-        node("meta", charset="utf-8"),
-        node("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        node("title", f"{data.path.name} · edgekit report"),
-        node("style", _STYLE.read_text()),
-    )
-    return node("html", head, node("body", main), lang="en")
+        bars = node("div", charts.stage_bars(data.seconds), class_="scroll")
+        yield section("Seconds per stage", _stages_text(data), bars)
+    yield _tensors(rows)
+    yield _footer(data)
 
 
 def _heading(data: ReportData) -> list[Element]:
@@ -92,27 +83,18 @@ def _facts(data: ReportData, rows: Sequence[TensorRow]) -> Element:
     )
     within = f"limit {data.max_kl:g}, " if data.max_kl is not None else ""
     facts = [
-        _fact("File", bytes_text(data.bytes), f"{data.bytes:,} bytes", share),
-        _fact("Bits per weight", f"{bits_per_weight(rows):.2f}", f"{count_text(weights)} weights; matrices only"),
-        _fact("KL predicted", kl_text(data.plan.kld_predicted), f"{within}nats per token"),
+        fact("File", bytes_text(data.bytes), f"{data.bytes:,} bytes", share),
+        fact("Bits per weight", f"{bits_per_weight(rows):.2f}", f"{count_text(weights)} weights; matrices only"),
+        fact("KL predicted", kl_text(data.plan.kld_predicted), f"{within}nats per token"),
     ]
     if data.kld_measured is not None:
-        facts.append(_fact("KL measured", kl_text(data.kld_measured), "nats per token, on held-out calibration text"))
+        facts.append(fact("KL measured", kl_text(data.kld_measured), "nats per token, on held-out calibration text"))
     if data.device is not None:
         speed = f"{data.device.tokens_per_s:.3g} tok/s"
-        facts.append(_fact("Decode, predicted", speed, data.device.title, "not measured; see below"))
+        facts.append(fact("Decode, predicted", speed, data.device.title, "not measured; see below"))
     if data.seconds:
-        facts.append(_fact("Time taken", seconds_text(sum(data.seconds.values()))))
+        facts.append(fact("Time taken", seconds_text(sum(data.seconds.values()))))
     return node("dl", *facts, class_="facts")
-
-
-def _fact(name: str, value: str, *notes: str | None) -> Element:
-    return node(
-        "div",
-        node("dt", name),
-        node("dd", value, class_="big"),
-        *(node("dd", note, class_="sub") for note in notes if note),
-    )
 
 
 def _speed(data: ReportData) -> Element | None:
@@ -126,20 +108,16 @@ def _notes(data: ReportData) -> list[Element]:
     return [node("p", note, class_="note") for note in data.notes]
 
 
-def _section(title: str, why: str, *content: Child) -> Element:
-    return node("section", node("h2", title), node("p", why, class_="why"), *content)
-
-
 def _sensitivity(data: ReportData) -> Element:
     width = maps.sensitivity_width(data)
     if width is None:
-        return _section("Sensitivity", "No statistics were taken for this plan, so no sensitivity is known.")
+        return section("Sensitivity", "No statistics were taken for this plan, so no sensitivity is known.")
     why = f"KL predicted when this matrix alone is at {width} bits, in thousandths of a nat: what bits would buy where."
-    return _section(f"Sensitivity at {width} bits", why, maps.sensitivity_map(data, width))
+    return section(f"Sensitivity at {width} bits", why, maps.sensitivity_map(data, width))
 
 
 def _widths(rows: Sequence[TensorRow]) -> Element:
-    return _section(
+    return section(
         "Bits by tensor",
         "The type that the plan gives each matrix, with the share of weights by width.",
         maps.width_map(rows),
@@ -168,7 +146,7 @@ def _bytes(data: ReportData, rows: Sequence[TensorRow]) -> Element:
     )
     table = node("table", node("thead", _titles(titles)), node("tbody", *body), class_="bytes")
     why = "All bytes of the file, tensor padding included; the header holds the tokenizer and the metadata."
-    return _section("Where the bytes went", why, node("div", charts.byte_bar(shares), table, class_="scroll"))
+    return section("Where the bytes went", why, node("div", charts.byte_bar(shares), table, class_="scroll"))
 
 
 def _byte_line(role: str, rows: Sequence[TensorRow], size: int, total: int) -> Element:
@@ -201,11 +179,11 @@ def _byte_line(role: str, rows: Sequence[TensorRow], size: int, total: int) -> E
 def _curve(data: ReportData) -> Element:
     chart = charts.size_curve(data)
     if chart is None:
-        return _section("KL against size", "Only one plan was considered, so there is no curve.")
+        return section("KL against size", "Only one plan was considered, so there is no curve.")
     why = "Predicted KL of the plans considered" + (
         ", with the measured ones as rings." if any(m.bytes for m in data.plan.measured) else "."
     )
-    return _section("KL against size", why, chart)
+    return section("KL against size", why, chart)
 
 
 def _agreement(data: ReportData) -> Element:
@@ -214,7 +192,7 @@ def _agreement(data: ReportData) -> Element:
         chosen = (data.plan.kld_predicted, data.kld_measured)
     chart = charts.agreement(data.plan.measured, chosen)
     if chart is None:
-        return _section(
+        return section(
             "Predicted against measured KL",
             "No KL was measured in this run; edgekit eval measures a file on your own text.",
         )
@@ -222,7 +200,7 @@ def _agreement(data: ReportData) -> Element:
         "Each dot is one class of matrices, or all of them, rounded to one width and measured; they correct the table. "
         "The marked point is this file."
     )
-    return _section("Predicted against measured KL", why, chart, _measurements(data.plan.measured))
+    return section("Predicted against measured KL", why, chart, _measurements(data.plan.measured))
 
 
 def _measurements(measured: Sequence[MeasuredKl]) -> Element | None:
@@ -248,7 +226,7 @@ def _ablation(rows: Sequence[AblationRow]) -> Element:
         "KL measured with one more step at a time, the last row being this file: dequantised weights in float32 on "
         "held-out calibration text. A runtime's own arithmetic is not in it."
     )
-    return _section("What each step is worth", why, node("div", charts.ablation_bars(rows), class_="scroll"))
+    return section("What each step is worth", why, node("div", charts.ablation_bars(rows), class_="scroll"))
 
 
 def _titles(titles: Sequence[tuple[str, str | None]]) -> Element:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
 from edgekit.models.errors import InputError
-from edgekit.models.families import gemma3, llama, qwen2, qwen3
+from edgekit.models.families import deci, gemma3, llama, qwen2, qwen3
 from edgekit.models.spec import ModelSpec, TensorSpec
 
 
@@ -32,7 +32,7 @@ class Family(Protocol):
         """
 
 
-FAMILIES: tuple[Family, ...] = (llama, qwen2, qwen3, gemma3)
+FAMILIES: tuple[Family, ...] = (llama, qwen2, qwen3, gemma3, deci)
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -24,6 +24,7 @@ FEED_FORWARD: tuple[tuple[str, str, Role], ...] = (
     ("mlp.up_proj", "ffn_up", "up"),
     ("mlp.down_proj", "ffn_down", "down"),
 )
+DECI = "deci"  # the architecture for layers that differ: see its module
 PRE_NORMS = (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"))
 
 
@@ -156,9 +157,9 @@ def gguf_metadata(spec: ModelSpec) -> dict[str, Any]:
         "context_length": spec.context,
         "embedding_length": spec.hidden,
         "block_count": spec.layers,
-        "feed_forward_length": _scalar(spec.ffn),
-        "attention.head_count": _scalar(spec.heads),
-        "attention.head_count_kv": _scalar(spec.kv_heads),
+        "feed_forward_length": scalar(spec.ffn),
+        "attention.head_count": scalar(spec.heads),
+        "attention.head_count_kv": scalar(spec.kv_heads),
         "attention.layer_norm_rms_epsilon": spec.norm_eps,
         "attention.key_length": spec.head_dim,
         "attention.value_length": spec.head_dim,
@@ -170,7 +171,8 @@ def gguf_metadata(spec: ModelSpec) -> dict[str, Any]:
     return {f"{spec.family}.{key}": value for key, value in keys.items()}
 
 
-def _scalar(counts: tuple[int, ...]) -> int | list[int]:
+def scalar(counts: tuple[int, ...]) -> int | list[int]:
+    """One number where all layers have the same, else one for each."""
     return counts[0] if len(set(counts)) == 1 else list(counts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 from edgekit.models.families import decoder, fields
@@ -13,7 +14,7 @@ model_types: tuple[str, ...] = ("llama", "mistral")
 
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The specification in a Hugging Face config.
+    """The specification in a Hugging Face config; of family "deci" where the layers differ.
 
     A Mistral whose sliding window is shorter than its context gets the window as context: llama.cpp's graph has no
     window, and up to that length both compute the same.
@@ -24,7 +25,7 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
     if mistral and config.get("sliding_window", 4096) is not None:
         context = min(context, fields.integer(config, "sliding_window", fields.MAX_CONTEXT, 4096))
     attention_bias = not mistral and fields.flag(config, "attention_bias")
-    return decoder.spec(
+    spec = decoder.spec(
         name,
         config,
         context=context,
@@ -34,6 +35,7 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
         o_bias=attention_bias,
         mlp_bias=not mistral and fields.flag(config, "mlp_bias"),
     )
+    return spec if spec.uniform else replace(spec, family=decoder.DECI)
 
 
 def tensors(spec: ModelSpec) -> tuple[TensorSpec, ...]:
@@ -48,11 +50,15 @@ def gguf_metadata(spec: ModelSpec) -> dict[str, Any]:
 
 def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Set[str]) -> dict[str, Any]:
     """The Hugging Face config of a GGUF of this architecture; Llama 3's RoPE scaling is `rope.find_llama3`'s to add."""
-    config = decoder.config_from_gguf(name, metadata, tensor_names)
-    config.update(
-        architectures=["LlamaForCausalLM"],
-        hidden_act="silu",
-        attention_bias="blk.0.attn_output.bias" in tensor_names,
-        mlp_bias="blk.0.ffn_down.bias" in tensor_names,
-    )
-    return config
+    return decoder.config_from_gguf(name, metadata, tensor_names) | class_settings(tensor_names)
+
+
+def class_settings(tensor_names: Set[str]) -> dict[str, Any]:
+    """What a config says of transformers' class, from the GGUF names of the tensors."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "attention_bias": "blk.0.attn_output.bias" in tensor_names,
+        "mlp_bias": "blk.0.ffn_down.bias" in tensor_names,
+    }

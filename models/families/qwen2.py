@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
-from edgekit.models.errors import InputError
 from edgekit.models.families import decoder, fields
 from edgekit.models.spec import ModelSpec, TensorSpec
 
@@ -14,7 +14,10 @@ model_types: tuple[str, ...] = ("qwen2",)
 
 
 def read_spec(config: Mapping[str, Any]) -> ModelSpec:
-    """The specification in a Hugging Face config; sliding layers cap the context at their window (see `decoder`)."""
+    """The specification in a Hugging Face config; sliding layers cap the context at their window (see `decoder`).
+
+    It is of family "deci" where the layers differ or the heads are not hidden_size wide together.
+    """
     fields.require(config, "hidden_act", "silu", "silu")
     spec = decoder.spec(
         name,
@@ -24,17 +27,13 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
         tied=fields.flag(config, "tie_word_embeddings"),
         qkv_bias=True,
     )
-    if any(heads * spec.head_dim != spec.hidden for heads in spec.heads):
-        raise InputError(
-            f"config.json: {spec.heads[0]} heads of {spec.head_dim} are not hidden_size {spec.hidden}: "
-            "no GGUF of architecture qwen2 can express that"
-        )
-    return spec
+    stock = spec.uniform and spec.heads[0] * spec.head_dim == spec.hidden
+    return spec if stock else replace(spec, family=decoder.DECI)
 
 
 def tensors(spec: ModelSpec) -> tuple[TensorSpec, ...]:
     """Every stored tensor, in file order."""
-    return decoder.tensors(spec)
+    return decoder.tensors(spec, interleaved=spec.family == decoder.DECI)
 
 
 def gguf_metadata(spec: ModelSpec) -> dict[str, Any]:
@@ -44,6 +43,14 @@ def gguf_metadata(spec: ModelSpec) -> dict[str, Any]:
 
 def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Set[str]) -> dict[str, Any]:
     """The Hugging Face config of a GGUF of this architecture."""
-    config = decoder.config_from_gguf(name, metadata, tensor_names)
-    config.update(architectures=["Qwen2ForCausalLM"], hidden_act="silu", use_sliding_window=False)
-    return config
+    return decoder.config_from_gguf(name, metadata, tensor_names) | class_settings()
+
+
+def class_settings() -> dict[str, Any]:
+    """What a config says of transformers' class."""
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_act": "silu",
+        "use_sliding_window": False,
+    }
