@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import load_tokenizer
 from edgekit.quant.formats import Blocks, format_of
-from edgekit.runtimes import Session, native, torch_reference
+from edgekit.runtimes import torch_reference
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'edgekit[onnx]'")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgekit[onnx]'")
@@ -104,17 +103,12 @@ def relative_error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> f
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
-def check_logits(
-    rounding: Rounding,
-    folder: Path,
-    options: OnnxOptions = FLOAT,
-    load: Callable[..., Session] = torch_reference.load,
-) -> None:
+def check_logits(rounding: Rounding, folder: Path, options: OnnxOptions = FLOAT) -> None:
     """Prefill in two parts, then DECODED tokens one by one: the reference's logits at every position."""
     model = Model(rounding.onnx(folder / "onnx", options), rounding.checkpoint)
     length = min(LENGTH, rounding.checkpoint.spec.context)
     tokens = np.random.default_rng(1).integers(0, VOCAB, length)
-    reference = load(rounding.gguf(folder / "model.gguf"), context=None, threads=1)
+    reference = torch_reference.load(rounding.gguf(folder / "model.gguf"), context=None, threads=1)
     expected = reference.score(tokens.tolist(), 0)
     prompt = length - DECODED
     logits = [model.run(tokens[: prompt - 10]), model.run(tokens[prompt - 10 : prompt])]
@@ -181,9 +175,7 @@ def test_layers_with_their_own_numbers_of_heads(options: OnnxOptions, tmp_path: 
     folder = save_folder(tmp_path / "model", config, tensors)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(SAMPLE / name, folder / name)
-    # transformers has one number for all layers; the C runtime is as exact where activations stay float32.
-    load = partial(native.load, float_activations=True)
-    check_logits(round_in_turn(folder, ("q8_0", "q4_0")), tmp_path, options, load)
+    check_logits(round_in_turn(folder, ("q8_0", "q4_0")), tmp_path, options)
     assert not (tmp_path / "onnx" / "genai_config.json").exists()  # it has one number for all layers
 
 
