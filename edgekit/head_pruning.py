@@ -16,7 +16,7 @@ from edgekit.clock import Clock
 from edgekit.export.huggingface import require_new, write_folder
 from edgekit.head_speed import deployments
 from edgekit.models.calibration import calibration_windows, split
-from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.checkpoint import Checkpoint, open_checkpoint, open_folder
 from edgekit.models.divergence import WINDOW
 from edgekit.models.errors import InputError
 from edgekit.models.families.counts import loads_in_transformers
@@ -61,9 +61,7 @@ def prune_heads(
     require_new(output)
     clock = Clock()
     with clock.stage("open"):
-        opened = open_checkpoint(checkpoint, adapter=adapter)
-        if not opened.path.is_dir():
-            raise InputError(f"{opened.path} is a GGUF: give the Hugging Face folder that it was made from")
+        opened = open_folder(checkpoint, adapter=adapter)
         goals = options.goals(opened.spec)
         _check_family(opened, goals)
         tokenizer = load_tokenizer(opened)

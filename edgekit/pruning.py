@@ -19,7 +19,7 @@ from edgekit.calibrating import HELD_OUT_WINDOWS, STATISTICS_TOKENS
 from edgekit.clock import Clock
 from edgekit.export.huggingface import require_new, write_folder
 from edgekit.models.calibration import calibration_windows, split
-from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.checkpoint import Checkpoint, open_folder
 from edgekit.models.divergence import WINDOW, first_scored
 from edgekit.models.errors import InputError
 from edgekit.models.forward import HeldOut, load_model, parameter_name, reference_logits
@@ -98,9 +98,7 @@ def prune(
     require_new(output)
     clock = Clock()
     with clock.stage("open"):
-        opened = open_checkpoint(checkpoint, adapter=adapter)
-        if not opened.path.is_dir():
-            raise InputError(f"{opened.path} is a GGUF: give the Hugging Face folder that it was made from")
+        opened = open_folder(checkpoint, adapter=adapter)
     with clock.stage("calibration"):
         model, seen, held_out = _windows(opened, calib, seed)
     with clock.stage("measurements"):

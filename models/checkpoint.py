@@ -103,6 +103,14 @@ def open_checkpoint(path_or_id: str | Path, *, adapter: Path | None = None, quan
     return _checkpoint(path, config, family, source, adapter, notes)
 
 
+def open_folder(path_or_id: str | Path, *, adapter: Path | None = None) -> Checkpoint:
+    """As `open_checkpoint`, for what writes a Hugging Face folder again: InputError for a GGUF."""
+    checkpoint = open_checkpoint(path_or_id, adapter=adapter)
+    if not checkpoint.path.is_dir():
+        raise InputError(f"{checkpoint.path} is a GGUF: give the Hugging Face folder that it was made from")
+    return checkpoint
+
+
 def _checkpoint(
     path: Path, config: dict[str, Any], family: Family, source: TensorSource, adapter: Path | None, notes: list[str]
 ) -> Checkpoint:

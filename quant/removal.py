@@ -21,7 +21,7 @@ from edgekit.quant.teacher import Judgement, Teacher, judge
 
 ROUNDS = 4
 WINDOWS, FEWEST = 32, 8  # that scores look at
-WORK = 1e12  # tokens times parameters of the layers, of a round's windows
+WORK = 5e11  # tokens times parameters of the layers, of a round's windows
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def choose(
 
     `teacher` is `model` as it is, `windows` and `held_out` are numbers of its windows. The model is left as it was.
     """
-    looked_at, kinds = spread(windows, affordable(model, teacher.ids.shape[1])), tuple(goal.kind for goal in goals)
+    looked_at, kinds = spread(windows, affordable(model, teacher, WORK, WINDOWS)), tuple(goal.kind for goal in goals)
     rounds: list[Round] = []
     costs: UnitCosts | None = None
     for number in tqdm(range(1, ROUNDS + 1), desc="choosing heads", unit="round", disable=None):
@@ -72,10 +72,10 @@ def choose(
     return Removal(structure, tuple(rounds))
 
 
-def affordable(model: Any, length: int) -> int:
-    """How many windows scores look at: fewer where the model is large, so that a round takes about a minute."""
+def affordable(model: Any, teacher: Teacher, work: float, most: int) -> int:
+    """How many windows, times the parameters of the layers, are that much work: `most` of a small model's."""
     weights = sum(parameter.numel() for layer in parts(model).layers for parameter in layer.parameters())
-    return max(FEWEST, min(WINDOWS, int(WORK / (weights * length))))
+    return max(FEWEST, min(most, int(work / (weights * teacher.ids.shape[1]))))
 
 
 def spread(windows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

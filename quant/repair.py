@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgekit.models.forward import parts, quick_matmul
-from edgekit.quant.removal import spread
+from edgekit.quant.removal import affordable, spread
 from edgekit.quant.teacher import Teacher
 
 if TYPE_CHECKING:
     import torch
 
 WINDOWS = 64  # to fit on
+WORK = 1.6e12  # tokens times parameters of the layers, of these
 RIDGES = tuple(10.0**exponent for exponent in range(-5, 3))  # of the input moment's mean eigenvalue
 NO_ERROR = 1e-9  # float32's rounding, squared: nothing has gone before here
 
@@ -57,7 +58,7 @@ def repair(
     whole: Any, model: Any, teacher: Teacher, windows: NDArray[np.int64], held_out: NDArray[np.int64]
 ) -> Repaired:
     """Refit `model`, the pruned one, in place to follow `whole`; windows are numbers of the teacher's."""
-    fit_on = spread(windows, WINDOWS)
+    fit_on = spread(windows, affordable(model, teacher, WORK, WINDOWS))
     ids = teacher.ids[np.concatenate([fit_on, held_out])]
     walk = _Walk(_Stream(whole, ids), _Stream(model, ids), len(fit_on))
     layers = tqdm(range(len(parts(model).layers)), desc="repair", unit="layer", disable=None)

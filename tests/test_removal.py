@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pytest
 from models_random import random_checkpoint
 
 from edgekit.models.checkpoint import open_checkpoint
@@ -66,13 +65,12 @@ def test_rounds(tmp_path: Path) -> None:
     assert len(of_heads.rounds) == 2  # nothing was left to do in the others
 
 
-def test_large_models_are_scored_on_fewer_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_models_are_looked_at_on_fewer_windows(tmp_path: Path) -> None:
     model = load_model(open_checkpoint(random_checkpoint(tmp_path / "model", "llama")))
     weights = sum(parameter.numel() for parameter in model.model.layers.parameters())
-    assert removal.affordable(model, 512) == removal.WINDOWS
-    for windows, expected in ((20, 20), (3, removal.FEWEST)):
-        monkeypatch.setattr(removal, "WORK", weights * 512.0 * windows)
-        assert removal.affordable(model, 512) == expected
+    teacher = Teacher(model, IDS)
+    for windows, expected in ((90.0, 32), (20.0, 20), (3.0, removal.FEWEST)):
+        assert removal.affordable(model, teacher, weights * 24 * windows, 32) == expected
 
 
 def test_many_windows_are_thinned_evenly() -> None:
