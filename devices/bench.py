@@ -22,7 +22,7 @@ from edgekit.devices.result import BenchResult, Build, Config, Machine, Memory, 
 from edgekit.devices.verdict import judge
 from edgekit.models.errors import InputError
 from edgekit.models.gguf_header import read_header
-from edgekit.runtimes import DEFAULT_RUNTIME, CacheTypes, thread_count
+from edgekit.runtimes import CacheTypes, choose_runtime, thread_count
 from edgekit.runtimes.session import available_cores
 
 _PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "torch", "onnx": "onnxruntime"}
@@ -31,7 +31,7 @@ _PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "tor
 def bench(
     model: Path,
     *,
-    runtime: str = DEFAULT_RUNTIME,
+    runtime: str | None = None,
     prompt_tokens: int = 512,
     gen_tokens: int = 64,
     reps: int = 5,
@@ -40,9 +40,10 @@ def bench(
 ) -> BenchResult:
     """Run fixed token ids `reps` times after one run to warm up, and once more in a process of its own for the memory.
 
-    Decoding is greedy and does not stop at end tokens. Raises InputError for a file that cannot be run, or options that
-    are out of range or beyond the model's context.
+    Decoding is greedy and does not stop at end tokens. `runtime`: None for `choose_runtime`'s. Raises
+    InputError for a file that cannot be run, or options that are out of range or beyond the model's context.
     """
+    runtime = choose_runtime(runtime, model)
     config = _config(runtime, prompt_tokens, gen_tokens, reps, threads, cache)
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     measure(model, runtime, prompt_tokens, gen_tokens, threads, cache)

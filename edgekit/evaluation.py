@@ -15,7 +15,7 @@ from edgekit.models.divergence import WINDOW, TokenDivergences, evaluation_windo
 from edgekit.models.errors import InputError
 from edgekit.models.gguf_header import read_header
 from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
-from edgekit.runtimes import DEFAULT_RUNTIME, CacheTypes, Session, load
+from edgekit.runtimes import CacheTypes, Session, choose_runtime, load
 from edgekit.runtimes.session import choose_threads
 
 _BYTES_PER_TOKEN = 64  # far more than any tokenizer's average, to cut long texts before they are tokenised
@@ -48,7 +48,7 @@ def evaluate(
     *,
     reference: str | Path,
     text: Path,
-    runtime: str = DEFAULT_RUNTIME,
+    runtime: str | None = None,
     chunks: int | None = None,
     adapter: Path | None = None,
     threads: int | None = None,
@@ -58,8 +58,9 @@ def evaluate(
     """Compare a model's predictions with its checkpoint's (`models/divergence.py` is the protocol).
 
     `reference` is a checkpoint or an F32, F16 or BF16 GGUF, run in float32 by transformers; `adapter` is merged into it
-    first. `text` is a UTF-8 file of which the first `chunks` windows of `context` tokens are taken (None: all). Raises
-    InputError where the text is missing or fills no window, or where the two models' vocabularies differ.
+    first. `text` is a UTF-8 file of which the first `chunks` windows of `context` tokens are taken (None: all).
+    `runtime`: None for `choose_runtime`'s. Raises InputError where the text is missing or fills no window, or where the
+    two models' vocabularies differ.
     """
     if context < 8:
         raise InputError(f"a context of {context} tokens is too short to evaluate: choose 8 or more")
@@ -68,6 +69,7 @@ def evaluate(
         raise InputError(f"a context of {context} is beyond the {checkpoint.spec.context} of {reference}: choose less")
     tokenizer = load_tokenizer(checkpoint)
     windows = _windows(tokenizer, text, context, chunks)
+    runtime = choose_runtime(runtime, model)
     session = load(model, runtime=runtime, context=context, threads=threads, cache=cache)
     try:
         _check_vocabulary(session, tokenizer, checkpoint, windows, model)

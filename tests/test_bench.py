@@ -71,7 +71,7 @@ def test_a_run_on_this_machine(model: Path, runtime: str) -> None:
 @needs("onnx")
 def test_an_onnx_folder(tmp_path: Path) -> None:
     folder = write_plain_onnx(tmp_path / "onnx", "q4_0")
-    result = bench(folder, runtime="onnx", prompt_tokens=24, gen_tokens=6, reps=1, threads=1)
+    result = bench(folder, prompt_tokens=24, gen_tokens=6, reps=1, threads=1)
     assert result.build.runtime == "onnx" and result.build.runtime_version[0].isdigit()
     assert result.model.types == {"Q4_0": 7_340_032 // 32 * 20, "F32": 4 * 17 * 256}
     assert result.model.bytes == (folder / "model.onnx").stat().st_size

@@ -422,7 +422,7 @@ def test_bench_json(model: Path, benched: list[dict[str, Any]], capsys: pytest.C
 
 def test_bench_for_people(model: Path, benched: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(model)]) == 0
-    wanted = {"runtime": "native", "prompt_tokens": 512, "gen_tokens": 64, "reps": 5, "threads": None, "cache": None}
+    wanted = {"runtime": None, "prompt_tokens": 512, "gen_tokens": 64, "reps": 5, "threads": None, "cache": None}
     assert benched == [{"model": model, **wanted}]
     out = capsys.readouterr().out
     for fact in ("prefill, 512 tokens", "300.0", "40.0", "degraded: the machine was busy", "70.0 MB", "2 threads"):

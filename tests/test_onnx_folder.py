@@ -82,17 +82,17 @@ def test_the_command_line(
     line = f"export {checkpoint} --plan {planned} --work {work} --format onnx -o {output} --external-data"
     assert main(shlex.split(line)) == 0
     told = capfd.readouterr().out
-    assert f"edgekit run {output} --runtime onnx" in told
+    assert f"edgekit run {output} -p" in told
     assert {"model.onnx", "model.onnx.data", "tokenizer.json"} < {path.name for path in output.iterdir()}
-    assert main(shlex.split(f"run {output} --runtime onnx -p 'Once upon' -n 5 --threads 1")) == 0
+    assert main(shlex.split(f"run {output} -p 'Once upon' -n 5 --threads 1")) == 0
     assert capfd.readouterr().out.strip()
-    line = f"eval {output} --runtime onnx --reference {checkpoint} --text {text} --chunks 1 --threads 1 --json"
+    line = f"eval {output} --reference {checkpoint} --text {text} --chunks 1 --threads 1 --json"
     assert main(shlex.split(line)) == 2  # the context is shorter than a window of the protocol
     assert "512 is beyond the 256" in capfd.readouterr().err
 
 
 def test_eval_counts_graph_and_weights(folder: Path, checkpoint: Path, text: Path) -> None:
-    found = edgekit.evaluate(folder, reference=checkpoint, text=text, runtime="onnx", chunks=2, threads=1, context=128)
+    found = edgekit.evaluate(folder, reference=checkpoint, text=text, chunks=2, threads=1, context=128)
     assert found.bytes == found.tensor_bytes == (folder / "model.onnx").stat().st_size
     assert 0 < found.kld_mean < 1 and found.runtime == "onnx"
 

@@ -115,7 +115,7 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     refuse(folder, "--threads 0", threads=0)
     refuse(folder, "leave --cache-type out", cache=CacheTypes("f16", "f16"))
     with pytest.raises(InputError, match=r"is an ONNX folder: choose --runtime onnx"):
-        load(folder)
+        load(folder, runtime="native")
 
 
 @pytest.mark.parametrize("size", [0, 100, 10_000, -5])

@@ -17,7 +17,7 @@ EXAMPLES = ("edgekit bench model.gguf --prompt-tokens 512 --gen-tokens 64 --reps
 
 def command(
     model: options.ModelArgument,
-    runtime: options.RuntimeOption = "native",
+    runtime: options.RuntimeOption = None,
     cache_type: options.CacheTypeOption = None,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 512,
     gen_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to decode.")] = 64,

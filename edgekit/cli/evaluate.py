@@ -22,7 +22,7 @@ def command(
         str, typer.Option(metavar="CHECKPOINT", help="What the file was made from; it is run in float32.")
     ],
     text: Annotated[Path, typer.Option(metavar="FILE", help="The text to predict, UTF-8.")],
-    runtime: options.RuntimeOption = "native",
+    runtime: options.RuntimeOption = None,
     cache_type: options.CacheTypeOption = None,
     chunks: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Windows of 512 tokens to take.  [default: all]")

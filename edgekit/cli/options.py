@@ -124,7 +124,12 @@ RecoverOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
 RuntimeOption = Annotated[
-    str, typer.Option(metavar="NAME", help="native, llama.cpp or torch for a GGUF; onnx for an ONNX folder.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="native, llama.cpp or torch for a GGUF; onnx for an ONNX folder.  [default: native or onnx]",
+        show_default=False,
+    ),
 ]
 CacheTypeOption = Annotated[
     str | None,

@@ -139,7 +139,6 @@ def show(artifact: Artifact, as_json: bool) -> None:
             }
         )
         return
-    runtime = " --runtime onnx" if artifact.path.is_dir() else ""
     output.print_facts(
         [
             ("wrote", str(artifact.path)),
@@ -151,7 +150,7 @@ def show(artifact: Artifact, as_json: bool) -> None:
             *(("note", note) for note in artifact.notes),
             ("time", seconds_text(sum(artifact.seconds.values()))),
             ("report", None if artifact.report is None else str(artifact.report)),
-            ("next", f'edgekit run {artifact.path}{runtime} -p "Once upon a time"'),
+            ("next", f'edgekit run {artifact.path} -p "Once upon a time"'),
         ]
     )
 
