@@ -163,7 +163,8 @@ def test_onnx_runtime_multiplies_the_portable_graphs_blocks_as_they_are(
 
 
 @flavours
-def test_layers_with_their_own_numbers_of_heads(options: OnnxOptions, tmp_path: Path) -> None:
+@pytest.mark.parametrize("formats", [("q8_0", "q4_0"), ("q4_0",)])
+def test_layers_with_their_own_numbers_of_heads(formats: tuple[str, ...], options: OnnxOptions, tmp_path: Path) -> None:
     config = {
         **LLAMA,
         "vocab_size": VOCAB,
@@ -175,7 +176,7 @@ def test_layers_with_their_own_numbers_of_heads(options: OnnxOptions, tmp_path: 
     folder = save_folder(tmp_path / "model", config, tensors)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(SAMPLE / name, folder / name)
-    check_logits(round_in_turn(folder, ("q8_0", "q4_0")), tmp_path, options)
+    check_logits(round_in_turn(folder, formats), tmp_path, options)
     assert not (tmp_path / "onnx" / "genai_config.json").exists()  # it has one number for all layers
 
 
@@ -242,6 +243,18 @@ def test_a_tied_matrix_is_stored_once(tmp_path: Path) -> None:
     graph = onnx.load(folder / MODEL).graph
     large = [t.name for t in graph.initializer if VOCAB in t.dims and t.data_type == onnx.TensorProto.UINT8]
     assert large == ["model.embed_tokens.weight"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_queries_keys_and_values_of_one_format_are_one_matrix(bias: bool, tmp_path: Path) -> None:
+    """In whatever order their blocks come; with different formats each stays on its own."""
+    rounding = rounded(tmp_path / "model", ("q4_0",), bias=bias)
+    backwards = replace(rounding, blocks=rounding.blocks[::-1])
+    first, second = (made.onnx(tmp_path / name) / MODEL for made, name in ((rounding, "first"), (backwards, "second")))
+    assert first.read_bytes() == second.read_bytes()
+    apart = round_in_turn(tmp_path / "model", ("q4_0", "q8_0")).onnx(tmp_path / "apart") / MODEL
+    for path, expected in ((first, 3 * 5 + 1), (apart, 3 * 7 + 1)):
+        assert [node.op_type for node in onnx.load(path).graph.node].count("MatMulNBits") == expected
 
 
 def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ out: logits_to_keep (1,) int64, R, how many of the last positions get logits (de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,8 @@ from edgekit.models.spec import ModelSpec, TensorSpec
 from edgekit.quant.formats import Blocks
 
 END = np.iinfo(np.int64).max  # "to the end", for Slice
+
+Projection = tuple[TensorSpec, TensorSpec | None]  # a matrix and its bias
 
 
 class Operators(Protocol):
@@ -33,12 +35,16 @@ class Operators(Protocol):
     def linear(self, name: str, x: str, matrix: TensorSpec, bias: TensorSpec | None) -> str:
         """x Wᵀ + b: (B, S, rows)."""
 
+    def linears(self, name: str, x: str, parts: Mapping[str, Projection]) -> tuple[str, ...]:
+        """`linear` of each part by its name; or, where `attention` takes it, one value with all side by side."""
+
     def add_norm(self, name: str, x: str, residual: str, gain: TensorSpec) -> tuple[str, str]:
         """x + residual, and its RMS norm."""
 
-    def attention(self, name: str, query: str, key: str, value: str, layer: int) -> str:
-        """Rotation, the cache and causal attention of (B, S, heads * D): (B, S, heads * D).
+    def attention(self, name: str, projected: Sequence[str], layer: int) -> str:
+        """Rotation, the cache and causal attention: (B, S, heads * D).
 
+        `projected`: queries (B, S, heads * D), keys and values (B, S, KV heads * D), or what `linears` made of them.
         Reads the layer's past_key_values and writes its present.
         """
 
@@ -97,11 +103,15 @@ class _Decoder:
 
     def attention(self, layer: int, x: str) -> str:
         name, spec = f"layers.{layer}.attn", self.spec
-        query, key, value = (self.linear(f"{name}.{part}", x, f"blk.{layer}.attn_{part}") for part in "qkv")
+        parts = {f"{name}.{part}": self.projection(f"blk.{layer}.attn_{part}") for part in "qkv"}
         if spec.qk_norm:
+            query, key, value = (self.operators.linear(part, x, *projection) for part, projection in parts.items())
             query = self.heads_norm(f"{name}.q_norm", query, f"blk.{layer}.attn_q_norm", spec.heads[layer])
             key = self.heads_norm(f"{name}.k_norm", key, f"blk.{layer}.attn_k_norm", spec.kv_heads[layer])
-        y = self.operators.attention(name, query, key, value, layer)
+            projected: tuple[str, ...] = (query, key, value)
+        else:
+            projected = self.operators.linears(f"{name}.qkv", x, parts)
+        y = self.operators.attention(name, projected, layer)
         return self.linear(f"{name}.o", y, f"blk.{layer}.attn_output")
 
     def feed_forward(self, layer: int, x: str) -> str:
@@ -128,9 +138,10 @@ class _Decoder:
         graph.output("logits", np.float32, ("batch", "kept", spec.vocab))
 
     def linear(self, name: str, x: str, gguf_name: str) -> str:
-        return self.operators.linear(
-            name, x, self.tensors[f"{gguf_name}.weight"], self.tensors.get(f"{gguf_name}.bias")
-        )
+        return self.operators.linear(name, x, *self.projection(gguf_name))
+
+    def projection(self, gguf_name: str) -> Projection:
+        return self.tensors[f"{gguf_name}.weight"], self.tensors.get(f"{gguf_name}.bias")
 
     def norm(self, name: str, x: str, gguf_name: str) -> str:
         return norm(self.graph, name, x, self.tensors[f"{gguf_name}.weight"], self.spec.norm_eps)

@@ -6,8 +6,8 @@ operator's default, and scales (N, K / 32).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edgekit.export.onnx.decoder import Projection
 from edgekit.export.onnx.formats import BITS, BLOCK, FLOATS, codes_and_scales, floats, packed, scales_of
 from edgekit.export.onnx.graph import Graph
 from edgekit.export.onnx.rotary import rotary_tables
@@ -37,9 +38,11 @@ class Fused:
     formats: Mapping[str, str]
     context: int
     accuracy_level: int
+    _parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a joined matrix -> those whose rows it has
+    _waiting: dict[str, Blocks] = field(default_factory=dict)  # of those, what came before the others
 
     def embed(self, name: str, ids: str, table: TensorSpec) -> str:
-        format, columns = self.formats[table.name], table.shape[1]
+        format, columns = self._format(table.name), table.shape[1]
         if format in FLOATS:
             weight = self.graph.weight(table.name, FLOATS[format], table.shape)
             if format == "f32":
@@ -60,9 +63,27 @@ class Fused:
         return self.graph.add(name, "Reshape", found, self.graph.integers(0, 0, columns))
 
     def linear(self, name: str, x: str, matrix: TensorSpec, bias: TensorSpec | None) -> str:
-        format, (rows, columns) = self.formats[matrix.name], matrix.shape
+        return self._product(name, x, matrix, None if bias is None else self._bias(bias))
+
+    def linears(self, name: str, x: str, parts: Mapping[str, Projection]) -> tuple[str, ...]:
+        """Matrices of one format become one with all their rows: each operator costs a small model much for itself."""
+        matrices, biases = zip(*parts.values(), strict=True)
+        if len({self._format(matrix.name) for matrix in matrices}) > 1:
+            return tuple(self.linear(part, x, *projection) for part, projection in parts.items())
+        rows = sum(matrix.shape[0] for matrix in matrices)
+        joined = replace(matrices[0], name=f"{name}.weight", shape=(rows, matrices[0].shape[1]))
+        self._parts[joined.name] = tuple(matrix.name for matrix in matrices)
+        offset = None
+        if None not in biases:  # a runtime joins them once, when it loads
+            offset = self.graph.add(f"{name}.bias", "Concat", *map(self._bias, biases), axis=0)
+        return (self._product(name, x, joined, offset),)
+
+    def _bias(self, bias: TensorSpec) -> str:
+        return self.graph.weight(bias.name, np.float32, bias.shape)
+
+    def _product(self, name: str, x: str, matrix: TensorSpec, offset: str | None) -> str:
+        format, (rows, columns) = self._format(matrix.name), matrix.shape
         shape = ("batch", "sequence", rows)
-        offset = None if bias is None else self.graph.weight(bias.name, np.float32, bias.shape)
         if format in FLOATS:
             weight = self.graph.weight(matrix.name, FLOATS[format], matrix.shape)
             if format != "f32":
@@ -94,7 +115,7 @@ class Fused:
         )
         return f"{name}.sum", name
 
-    def attention(self, name: str, query: str, key: str, value: str, layer: int) -> str:
+    def attention(self, name: str, projected: Sequence[str], layer: int) -> str:
         spec = self.spec
         heads, kv_heads, size = spec.heads[layer], spec.kv_heads[layer], spec.head_dim
         sliding = bool(spec.sliding) and spec.sliding[layer]
@@ -103,7 +124,7 @@ class Fused:
         return self.graph.add_contributed(
             "GroupQueryAttention",
             [
-                *(query, key, value),
+                *(projected if len(projected) == 3 else (*projected, "", "")),
                 *(f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"),
                 *self._lengths,
                 *rotary_tables(self.graph, spec, self.context, sliding=sliding),
@@ -135,7 +156,14 @@ class Fused:
         )
 
     def stored(self, name: str, blocks: Blocks) -> Iterator[tuple[str, NDArray[Any]]]:
-        format = self.formats[name]
+        joined = next((joined for joined, parts in self._parts.items() if name in parts), None)
+        if joined is not None:
+            self._waiting[name] = blocks
+            parts = self._parts[joined]
+            if not all(part in self._waiting for part in parts):
+                return
+            name, blocks = joined, np.concatenate([self._waiting.pop(part) for part in parts])
+        format = self._format(name)
         if format in FLOATS:
             yield name, floats(format, blocks)
             return
@@ -143,11 +171,14 @@ class Fused:
         yield name, packed(codes, BITS[format]).reshape(*scales.shape, -1)
         yield scales_of(name), scales
 
+    def _format(self, name: str) -> str:
+        return self.formats[self._parts.get(name, (name,))[0]]
+
     def _quantised(self, matrix: TensorSpec) -> tuple[str, str]:
         """The codes and the scales, declared."""
         rows, columns = matrix.shape
         blocks = columns // BLOCK
-        codes = (rows, blocks, BLOCK * BITS[self.formats[matrix.name]] // 8)
+        codes = (rows, blocks, BLOCK * BITS[self._format(matrix.name)] // 8)
         return (
             self.graph.weight(matrix.name, np.uint8, codes),
             self.graph.weight(scales_of(matrix.name), np.float32, (rows, blocks)),

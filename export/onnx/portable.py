@@ -7,7 +7,7 @@ embedding therefore looks rows up in a transpose of the head's, which a runtime 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edgekit.export.onnx.decoder import norm
+from edgekit.export.onnx.decoder import Projection, norm
 from edgekit.export.onnx.formats import BITS, BLOCK, FLOATS, codes_and_scales, floats, packed, scales_of
 from edgekit.export.onnx.graph import INT4, Graph
 from edgekit.export.onnx.rotary import rotary_tables
@@ -75,12 +75,16 @@ class Portable:
         offset = graph.weight(bias.name, np.float32, bias.shape)
         return graph.add(name, "Add", graph.add(f"{name}.product", "MatMul", x, weight), offset)
 
+    def linears(self, name: str, x: str, parts: Mapping[str, Projection]) -> tuple[str, ...]:
+        return tuple(self.linear(part, x, *projection) for part, projection in parts.items())
+
     def add_norm(self, name: str, x: str, residual: str, gain: TensorSpec) -> tuple[str, str]:
         total = self.graph.add(f"{name}.sum", "Add", x, residual)
         return total, norm(self.graph, name, total, gain, self.spec.norm_eps)
 
-    def attention(self, name: str, query: str, key: str, value: str, layer: int) -> str:
+    def attention(self, name: str, projected: Sequence[str], layer: int) -> str:
         spec, graph = self.spec, self.graph
+        query, key, value = projected
         heads, kv_heads = spec.heads[layer], spec.kv_heads[layer]
         sliding = bool(spec.sliding) and spec.sliding[layer]
         tables = rotary_tables(graph, spec, self.context, sliding=sliding)
