@@ -13,7 +13,7 @@ from edgekit.export.gguf import write_gguf
 from edgekit.planning import Planned
 from edgekit.pruning_file import read_pruning
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Plan, matrices, stored_bytes
+from edgekit.quant.plan import Plan, matrices
 from edgekit.recovery import Recovery
 from edgekit.report import AblationRow, ReportData, write_report
 from edgekit.report.data import plan_bits_per_weight
@@ -113,4 +113,4 @@ def _read_bytes(source: Source, plan: Plan) -> int:
     """What a decoded token reads of the matrices: all but an untied embedding, of which it looks up one row."""
     tensors = matrices(source.checkpoint.tensors)
     read = (t for t in tensors if source.checkpoint.spec.tied or t.role != "embedding")
-    return sum(stored_bytes(format_of(plan.formats[tensor.name]), tensor.shape) for tensor in read)
+    return sum(plan.container.stored_bytes(format_of(plan.formats[tensor.name]), tensor.shape) for tensor in read)

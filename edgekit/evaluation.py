@@ -68,7 +68,7 @@ def evaluate(
     if context > checkpoint.spec.context:
         raise InputError(f"a context of {context} is beyond the {checkpoint.spec.context} of {reference}: choose less")
     tokenizer = load_tokenizer(checkpoint)
-    windows = _windows(tokenizer, text, context, chunks)
+    windows = text_windows(tokenizer, text, context, chunks)
     runtime = choose_runtime(runtime, model)
     session = load(model, runtime=runtime, context=context, threads=threads, cache=cache)
     try:
@@ -96,7 +96,8 @@ def _sizes(model: Path) -> tuple[int, int]:
     return size, size - read_header(model).data_offset
 
 
-def _windows(tokenizer: TokenizerFiles, text: Path, context: int, chunks: int | None) -> NDArray[np.int64]:
+def text_windows(tokenizer: TokenizerFiles, text: Path, context: int, chunks: int | None) -> NDArray[np.int64]:
+    """The windows (W, context) of a text that are scored, at most `chunks`. Raises InputError as `evaluate` does."""
     try:
         content = text.read_bytes().decode("utf-8")  # line ends as they are
     except OSError as error:

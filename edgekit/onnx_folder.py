@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,21 +11,21 @@ from edgekit.artifact import Artifact, notes
 from edgekit.calibrating import Source
 from edgekit.clock import Clock
 from edgekit.export.huggingface import require_new
-from edgekit.export.onnx.formats import require_carried
 from edgekit.export.onnx.genai import expressible
 from edgekit.export.onnx.options import OnnxOptions
 from edgekit.models.errors import MissingExtra
 from edgekit.planning import Planned
+from edgekit.quant.containers import ONNX
 from edgekit.quant.plan import Plan, matrices
 
 _WITHOUT_GENAI = "ONNX Runtime GenAI cannot be told of a model whose layers have different numbers of heads"
 
 
-def require_possible(source: Source, plan: Plan, folder: Path, options: OnnxOptions) -> None:
-    """Raise InputError, before hours of work, where the folder could not be written."""
+def require_possible(source: Source, plan: Plan, folder: Path, options: OnnxOptions, path: Path) -> None:
+    """Raise InputError, before hours of work, where the folder could not be written; `path` is the plan's."""
     if find_spec("onnx") is None:
         raise MissingExtra("onnx", "onnx")
-    require_carried(plan.formats)
+    ONNX.require_carried(plan.formats, source=str(path))
     require_new(folder)
     options.positions(source.checkpoint.spec)
 
@@ -37,16 +35,9 @@ def written(source: Source, planned: Planned, folder: Path, options: OnnxOptions
     from edgekit.export.onnx.write import MODEL, write_onnx
 
     plan, formats = planned.plan, planned.plan.formats
-    facts = {
-        "version": version("edgekit"),
-        "checkpoint": source.checkpoint.fingerprint,
-        "plan": json.dumps(formats, separators=(",", ":")),
-    }
     with clock.stage("rounding and writing"):
         tensors = planned.rounded.stream(formats)
-        made = write_onnx(
-            source.checkpoint, source.tokenizer, tensors, formats, folder, options=options, metadata=facts
-        )
+        made = write_onnx(source.checkpoint, source.tokenizer, tensors, formats, folder, options=options)
     weights = sum(math.prod(tensor.shape) for tensor in matrices(source.checkpoint.tensors))
     return Artifact(
         path=folder,

@@ -18,6 +18,7 @@ from edgekit.head_pruning import pruned_folder
 from edgekit.models.errors import InputError
 from edgekit.planning import planned_for
 from edgekit.pruned_heads import HeadOptions
+from edgekit.quant.containers import ONNX
 from edgekit.quant.plan import Plan
 from edgekit.quant.plan_file import read_plan, write_plan
 from edgekit.quant.store import work_folder
@@ -152,7 +153,8 @@ def export(
         return quantize(checkpoint, output, plan=plan, calib=calib, adapter=adapter, work=work, report=False)
     clock = Clock()
     source = open_source(checkpoint, adapter, clock)
-    onnx_folder.require_possible(source, read_plan(plan, source.checkpoint), output, onnx)
+    onnx_folder.require_possible(source, read_plan(plan, source.checkpoint), output, onnx, plan)
     with work_folder(work) as folder:
         calibration = Calibration(source, tuple(calib), 0, folder, kept=work is not None)
-        return onnx_folder.written(source, planned_from_file(plan, calibration, clock), output, onnx, clock)
+        planned = planned_from_file(plan, calibration, clock, ONNX)
+        return onnx_folder.written(source, planned, output, onnx, clock)

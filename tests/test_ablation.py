@@ -11,8 +11,9 @@ import pytest
 from edgekit.ablation import ablation, best_uniform, steps
 from edgekit.clock import Clock
 from edgekit.planning import Planned
+from edgekit.quant.containers import GGUF
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity, stored_bytes
+from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity
 from edgekit.quant.rounding import Refinement
 from edgekit.recovery import Recovery
 
@@ -25,18 +26,18 @@ def sensitivity(name: str, columns: int | None = None) -> Sensitivity:
     rows, width = SHAPES[name]
     shape = (rows, columns or width)
     formats = [format_of(each) for each in KLS if format_of(each).carries(shape[1])]
-    candidates = (Candidate(each.name, stored_bytes(each, shape), KLS[each.name]) for each in formats)
+    candidates = (Candidate(each.name, GGUF.stored_bytes(each, shape), KLS[each.name]) for each in formats)
     return Sensitivity(name, "q", 0, tuple(sorted(candidates, key=lambda c: c.bytes)), shape)
 
 
 def plan(budget: Budget, **formats: str) -> Plan:
     table = tuple(map(sensitivity, SHAPES))
-    size = FIXED + sum(stored_bytes(format_of(formats[name]), SHAPES[name]) for name in formats)
+    size = FIXED + sum(GGUF.stored_bytes(format_of(formats[name]), SHAPES[name]) for name in formats)
     return Plan("", formats, size, 0.1, table, (), fixed_bytes=FIXED, budget=replace(budget, formats=tuple(KLS)))
 
 
 def all_in(format: str) -> int:
-    return FIXED + sum(stored_bytes(format_of(format), shape) for shape in SHAPES.values())
+    return FIXED + sum(GGUF.stored_bytes(format_of(format), shape) for shape in SHAPES.values())
 
 
 @pytest.mark.parametrize(

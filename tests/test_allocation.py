@@ -16,8 +16,9 @@ from edgekit.models.spec import TensorSpec
 from edgekit.quant import knapsack
 from edgekit.quant.allocation import Allocation, allocate, frontier, require_possible, uniform
 from edgekit.quant.candidates import candidate_formats, carried_formats, fallback
+from edgekit.quant.containers import GGUF
 from edgekit.quant.formats import FORMATS, format_of
-from edgekit.quant.plan import Budget, Candidate, Sensitivity, stored_bytes
+from edgekit.quant.plan import Budget, Candidate, Sensitivity
 
 NAMES = tuple(format.name for format in FORMATS)
 
@@ -183,7 +184,9 @@ def real_instance(count: int, seed: int, names: tuple[str, ...] = candidate_form
         shape = (49_157, 576) if index == 0 else [(640, 2048), (1024, 640), (256, 640), (2048, 1024)][index % 4]
         scale = 10 ** generator.normal(-5, 1) * (30 if index == 0 else 1)
         candidates = [
-            Candidate(f.name, stored_bytes(f, shape), scale * 4.0**-f.bits_per_weight * generator.uniform(0.5, 1.5))
+            Candidate(
+                f.name, GGUF.stored_bytes(f, shape), scale * 4.0**-f.bits_per_weight * generator.uniform(0.5, 1.5)
+            )
             for f in carried_formats(names, shape[1])
         ]
         candidates.sort(key=lambda c: (c.bytes, c.kl))

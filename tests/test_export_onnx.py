@@ -16,13 +16,13 @@ from models_random import SAMPLE, VARIANTS, VOCAB, random_checkpoint, variant_id
 from numpy.typing import NDArray
 
 from edgekit.export.gguf import write_gguf
-from edgekit.export.onnx.formats import BITS, CARRIED, codes_and_scales, matrix_bytes, packed, require_carried
 from edgekit.export.onnx.options import OnnxOptions
 from edgekit.measuring import Rounded
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import load_tokenizer
+from edgekit.quant.containers import ONNX
 from edgekit.quant.formats import Blocks, format_of
 from edgekit.runtimes import torch_reference
 
@@ -30,6 +30,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'e
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgekit[onnx]'")
 
 from edgekit.export.onnx import write  # noqa: E402
+from edgekit.export.onnx.formats import BITS, codes_and_scales, packed  # noqa: E402
 from edgekit.export.onnx.write import DATA, MODEL, write_onnx  # noqa: E402
 
 LENGTH, DECODED = 120, 32  # longer than every sliding window of a gemma3 variant
@@ -120,12 +121,14 @@ def check_logits(rounding: Rounding, folder: Path, options: OnnxOptions = FLOAT)
 @pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
 def test_logits_equal_torch(variant: tuple[str, dict[str, Any]], options: OnnxOptions, tmp_path: Path) -> None:
     family, choices = variant
-    check_logits(rounded(tmp_path / "model", ("q8_0", "q4_0", "f16", "f32"), family, **choices), tmp_path, options)
+    check_logits(
+        rounded(tmp_path / "model", ("q8_0", "q4_0", "f16", "bf16", "f32"), family, **choices), tmp_path, options
+    )
 
 
 @flavours
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("format", CARRIED)
+@pytest.mark.parametrize("format", ONNX.formats)
 def test_every_format_in_every_place(format: str, tied: bool, options: OnnxOptions, tmp_path: Path) -> None:
     check_logits(rounded(tmp_path / "model", (format,), bias=True, tied=tied), tmp_path, options)
 
@@ -220,12 +223,12 @@ def test_codes_and_scales_hold_the_blocks_values(format: str) -> None:
     assert len(seen) > 0.7 * 2**bits
 
 
-@pytest.mark.parametrize("format", CARRIED)
+@pytest.mark.parametrize("format", ONNX.formats)
 def test_bytes_of_a_matrix(format: str, tmp_path: Path) -> None:
     rounding = rounded(tmp_path / "model", (format,))
     folder = rounding.onnx(tmp_path / "onnx")
     shapes = {tensor.name: tensor.shape for tensor in rounding.checkpoint.tensors}
-    expected = sum(matrix_bytes(format, *shapes[name]) for name in rounding.formats)
+    expected = sum(ONNX.bytes(format_of(format), shapes[name]) for name in rounding.formats)
     vectors = 4 * sum(shape[0] for name, shape in shapes.items() if name not in rounding.formats)
     facts = {p.key: p.value for p in onnx.load(folder / MODEL).metadata_props}
     types = json.loads(facts["edgekit.types"])
@@ -234,8 +237,8 @@ def test_bytes_of_a_matrix(format: str, tmp_path: Path) -> None:
 
 
 def test_bits_per_weight() -> None:
-    assert 8 * matrix_bytes("q4_0", 64, 64) / 64**2 == 5.0
-    assert 8 * matrix_bytes("q8_0", 64, 64) / 64**2 == 9.0
+    widths = {name: ONNX.bits_per_weight(format_of(name)) for name in ONNX.formats}
+    assert widths == {"q4_0": 5.0, "q8_0": 9.0, "f16": 16.0, "bf16": 16.0, "f32": 32.0}
 
 
 def test_a_tied_matrix_is_stored_once(tmp_path: Path) -> None:
@@ -291,10 +294,12 @@ def test_a_shorter_context_shortens_the_tables(tmp_path: Path) -> None:
         rounding.onnx(tmp_path / "longer", OnnxOptions(context=257))
 
 
-@pytest.mark.parametrize("format", ["iq4_nl", "q4_k", "q5_1", "bf16"])
+@pytest.mark.parametrize("format", ["iq4_nl", "q4_k", "q5_1"])
 def test_other_formats_are_refused_with_those_that_are_possible(format: str) -> None:
-    with pytest.raises(InputError, match=f"cannot carry {format}, the type of w: .* q4_0, q8_0, f16, f32"):
-        require_carried({"v": "q4_0", "w": format})
+    with pytest.raises(
+        InputError, match=f'x: ONNX cannot carry {format}, the type of "w": .* {", ".join(ONNX.formats)}, '
+    ):
+        ONNX.require_carried({"v": "q4_0", "w": format}, source="x")
 
 
 def test_a_plan_of_another_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_plan_of_other_formats_is_refused_at_once(
     other = tmp_path / "plan.json"
     other.write_text(json.dumps(document))
     monkeypatch.setattr("edgekit.pipeline.planned_from_file", None)  # where the work begins
-    with pytest.raises(InputError, match=r"cannot carry iq4_nl, the type of .*o_proj.*q4_0, q8_0, f16, f32"):
+    with pytest.raises(InputError, match=r"cannot carry iq4_nl, the type of .*o_proj.*q4_0, q8_0, f16, bf16, f32"):
         edgekit.export(checkpoint, tmp_path / "onnx", plan=other, onnx=OnnxOptions())
     with pytest.raises(InputError, match="exists already"):
         edgekit.export(checkpoint, tmp_path, plan=planned, onnx=OnnxOptions())

@@ -14,6 +14,7 @@ import pytest
 
 from edgekit.models.errors import InputError
 from edgekit.models.spec import TensorSpec
+from edgekit.quant.containers import GGUF
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import (
     Budget,
@@ -24,7 +25,6 @@ from edgekit.quant.plan import (
     Sensitivity,
     predicted_kl,
     replan,
-    stored_bytes,
 )
 from edgekit.quant.plan_file import read_plan, write_plan
 
@@ -45,7 +45,7 @@ def make_plan() -> Plan:
             "q",
             None if index == 0 else 0,
             tuple(
-                Candidate(n, stored_bytes(format_of(n), shape), 10.0**-index / 3 ** (i + 1), 1e-9 * index)
+                Candidate(n, GGUF.stored_bytes(format_of(n), shape), 10.0**-index / 3 ** (i + 1), 1e-9 * index)
                 for i, n in enumerate(("q4_0", "q5_1", "q8_0"))
             ),
             shape,
@@ -56,7 +56,7 @@ def make_plan() -> Plan:
     return Plan(
         fingerprint="f00d",
         formats=formats,
-        bytes=FIXED + sum(stored_bytes(format_of(f), SHAPES[name]) for name, f in formats.items()),
+        bytes=FIXED + sum(GGUF.stored_bytes(format_of(f), SHAPES[name]) for name, f in formats.items()),
         kld_predicted=predicted_kl(sensitivities, formats),
         sensitivities=sensitivities,
         curve=(CurvePoint(5000, 0.1), CurvePoint(9000, 1e-17)),
@@ -115,7 +115,7 @@ def test_a_hand_edit_is_reckoned_anew(path: Path) -> None:
     for read in (read_plan(path), read_plan(path, make_checkpoint())):
         assert read.formats == {**plan.formats, "model.embed.weight": "q8_0"}
         assert read.bytes == plan.bytes + 3424 - 1824  # 3400 and 1800 padded
-        assert read.bytes == FIXED + sum(stored_bytes(format_of(f), SHAPES[n]) for n, f in read.formats.items())
+        assert read.bytes == FIXED + sum(GGUF.stored_bytes(format_of(f), SHAPES[n]) for n, f in read.formats.items())
         assert read.kld_predicted == predicted_kl(plan.sensitivities, read.formats) != plan.kld_predicted
         assert read.note == "edited by hand" and read.measured == ()
 
@@ -125,7 +125,7 @@ def test_a_type_outside_the_table_has_no_predicted_kl(path: Path) -> None:
     edit(path, lambda document: document["tensors"]["model.embed.weight"].update(format="f16"))
     read = read_plan(path, make_checkpoint())
     assert read.kld_predicted is None
-    assert read.bytes == FIXED + 6400 + stored_bytes(format_of("q8_0"), (10, 256)) + stored_bytes(
+    assert read.bytes == FIXED + 6400 + GGUF.stored_bytes(format_of("q8_0"), (10, 256)) + GGUF.stored_bytes(
         format_of("q5_1"), (7, 96)
     )
 

@@ -109,6 +109,10 @@ WorkOption = Annotated[
         show_default=False,
     ),
 ]
+ForOption = Annotated[
+    str,
+    typer.Option("--for", metavar="NAME", help="The kind of file, gguf or onnx: its types, and sizes in its bytes."),
+]
 KvGroupsOption = Annotated[
     bool, typer.Option("--prune-kv-groups", help="Heads go as whole KV groups, which saves attention cache too.")
 ]
@@ -156,11 +160,13 @@ def read_target(
     bpw: float | None,
     bits: str | None,
     formats: str | None,
+    container: str = "gguf",
 ) -> Target:
     """The budget that the options describe; InputError where they contradict each other or say nothing."""
     for option, value in {"--tps": tps, "--max-kl": max_kl, "--context": context, "--objective": objective}.items():
         if value is not None and device is None:
             raise InputError(f"{option} goes with --device only: add a --device or drop {option}")
+    from edgekit.quant.containers import container_named
     from edgekit.quant.size import parse_size
     from edgekit.target import Target
 
@@ -172,6 +178,7 @@ def read_target(
         context=context,
         bits=() if bits is None else tuple(_width(item, bits) for item in _items("--bits", bits, "4,8,16")),
         formats=() if formats is None else tuple(_items("--formats", formats, "q4_0,q8_0")),
+        container=container_named(container),
         **{name: value for name, value in given.items() if value is not None},
     )
 

@@ -1,37 +1,18 @@
-"""What ONNX carries of the block formats: exactly the same values, as codes with a float32 scale for every 32."""
+"""The block formats that ONNX carries (`quant/containers.py`): the same values, codes with a float32 scale for 32."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.models.errors import InputError
+from edgekit.export.onnx.graph import BFLOAT16
 from edgekit.quant.formats import Blocks, format_of
 
 BLOCK = 32  # weights that share a scale
 BITS = {"q4_0": 4, "q8_0": 8}  # of a code
-FLOATS: dict[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
-CARRIED = (*BITS, *FLOATS)
-
-
-def require_carried(formats: Mapping[str, str]) -> None:
-    """Raise InputError with the list of what is possible where a matrix's format is another."""
-    for name, format in formats.items():
-        if format not in CARRIED:
-            raise InputError(
-                f"ONNX cannot carry {format}, the type of {name}: make a plan of {', '.join(CARRIED)} "
-                f"with --formats {','.join(CARRIED)}"
-            )
-
-
-def matrix_bytes(format: str, rows: int, columns: int) -> int:
-    """What a matrix takes in the file: Q4_0 5 bits a weight and Q8_0 9, for GGUF's float16 scales are float32 here."""
-    if format in FLOATS:
-        return rows * columns * FLOATS[format].itemsize
-    return rows * (columns // BLOCK) * (BLOCK * BITS[format] // 8 + 4)
+FLOATS: dict[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "bf16": BFLOAT16, "f32": np.dtype("<f4")}
 
 
 def floats(format: str, blocks: Blocks) -> NDArray[Any]:

@@ -15,6 +15,8 @@ CONTRIBUTED = "com.microsoft"  # the domain of ONNX Runtime's own operators
 
 INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)  # numpy has none of its own: a byte an element in memory
 
+BFLOAT16 = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
+
 Shape = Sequence[int | str]  # a name is a dimension that is known at run time
 
 

@@ -7,6 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.export.huggingface import copy_tokenizer, json_text, new_folder
 from edgekit.export.onnx import genai
 from edgekit.export.onnx.decoder import Operators, write_decoder
-from edgekit.export.onnx.formats import require_carried
 from edgekit.export.onnx.fused import Fused
 from edgekit.export.onnx.graph import CONTRIBUTED, Graph, Weight
 from edgekit.export.onnx.options import OnnxOptions
@@ -27,12 +28,14 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import TokenizerFiles
-from edgekit.quant.formats import Blocks
+from edgekit.quant.containers import ONNX
+from edgekit.quant.formats import Blocks, format_of
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
 OPSET, IR_VERSION = 23, 11  # the first opset with RMSNormalization, and the file version that came with it
 INLINE_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is for nodes and constants
 _ALIGNMENT = 4096  # of external data: a page, so that a runtime can map it
+_LENGTHS = 10  # bytes at most that a tensor's data adds to the file beside itself: a tag, its length, longer lengths
 
 
 @dataclass(frozen=True)
@@ -52,28 +55,17 @@ def write_onnx(
     *,
     options: OnnxOptions,
     vectors: Mapping[str, NDArray[np.float32]] | None = None,
-    metadata: Mapping[str, str] | None = None,
 ) -> Written:
     """Write the model into `folder`, which must not exist.
 
     config.json and the tokenizer's files lie beside it, as in the checkpoint, which must be a Hugging Face folder, and
     genai_config.json where ONNX Runtime GenAI can be told of the model.
-    `tensors`, `formats` and `vectors` are `write_gguf`'s; `metadata` is written into the graph beside the positions
-    that it is good for and the sha256 of its stored tensors. Raises InputError where the checkpoint is no folder, ONNX
+    `tensors`, `formats` and `vectors` are `write_gguf`'s. Raises InputError where the checkpoint is no folder, ONNX
     cannot carry a format, the plan lacks a matrix or has another, or `folder` exists; TargetError where the disk is
     full or fails.
     """
-    _require_fit(checkpoint, formats)
-    if not checkpoint.path.is_dir():
-        raise InputError(f"{checkpoint.path} is no folder with tokenizer files: give a Hugging Face checkpoint")
-    graph = Graph()
-    positions = options.positions(checkpoint.spec)
-    operators: Operators = (
-        Portable(graph, checkpoint.spec, formats, positions)
-        if options.portable
-        else Fused(graph, checkpoint.spec, formats, positions, options.accuracy_level)
-    )
-    write_decoder(checkpoint.spec, checkpoint.tensors, operators)
+    operators = _declared(checkpoint, formats, options)
+    graph = operators.graph
     external = options.external_data or sum(weight.bytes for weight in graph.weights.values()) > INLINE_BYTES
     with new_folder(folder) as target:
         stored = _Stored(graph.weights, target / DATA if external else None)
@@ -84,18 +76,80 @@ def write_onnx(
         matrix_bytes = types.total()
         for name, values in _vectors(checkpoint, vectors or {}):
             types["f32"] += stored.put(name, values)
-        facts = {
-            "context": str(positions),
-            "cache": "grows" if options.portable else "in place",
-            "weights_sha256": stored.sha256(),
-            "types": json.dumps(types),
-            **(metadata or {}),
-        }
+        facts = _facts(checkpoint, formats, options, stored.sha256(), types)
         (target / MODEL).write_bytes(_model(graph, stored.protos(), facts).SerializeToString(deterministic=True))
         onnx.checker.check_model(target / MODEL, full_check=True)
         size = sum(file.stat().st_size for file in target.iterdir())
         _write_companions(checkpoint, tokenizer, target, options)
         return Written(size, matrix_bytes)
+
+
+def fixed_bytes(checkpoint: Checkpoint) -> int:
+    """What the graph and its weights take beside the matrices, at most, whatever these formats are.
+
+    That is nodes, norms and biases, rotary tables and what says where each tensor lies, of a folder with the options
+    that are the default. Raises InputError where the checkpoint is no folder.
+    """
+    matrices = [tensor for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES]
+    return max(
+        _bytes_beside(
+            checkpoint,
+            {each.name: name if format_of(name).carries(each.shape[1]) else "f16" for each in matrices},
+            external=4 * sum(prod(each.shape) for each in matrices) > INLINE_BYTES,
+        )
+        for name in ONNX.formats
+    )
+
+
+def _bytes_beside(checkpoint: Checkpoint, formats: Mapping[str, str], *, external: bool) -> int:
+    """`fixed_bytes` with those formats; `external`: the weights may turn out to be too many for one file."""
+    options = OnnxOptions()
+    graph = _declared(checkpoint, formats, options).graph
+    vectors = {tensor.name for tensor in checkpoint.tensors if tensor.role not in MATRIX_ROLES}
+    protos, more = [], 0
+    for weight in graph.weights.values():
+        proto = TensorProto(
+            name=weight.name, data_type=helper.np_dtype_to_tensor_dtype(weight.dtype), dims=weight.shape
+        )
+        more += _LENGTHS
+        if weight.name in vectors:
+            more += weight.bytes
+        elif external:
+            _refer(proto, DATA, offset=2**63, length=weight.bytes)
+            more += _ALIGNMENT
+        protos.append(proto)
+    facts = _facts(checkpoint, formats, options, 64 * "0", dict.fromkeys(ONNX.formats, 2**63))
+    return int(_model(graph, protos, facts).ByteSize()) + more
+
+
+def _declared(checkpoint: Checkpoint, formats: Mapping[str, str], options: OnnxOptions) -> Operators:
+    """The whole graph without its weights' values."""
+    _require_fit(checkpoint, formats)
+    if not checkpoint.path.is_dir():
+        raise InputError(f"{checkpoint.path} is no folder with tokenizer files: give a Hugging Face checkpoint")
+    graph, spec, positions = Graph(), checkpoint.spec, options.positions(checkpoint.spec)
+    operators: Operators = (
+        Portable(graph, spec, formats, positions)
+        if options.portable
+        else Fused(graph, spec, formats, positions, options.accuracy_level)
+    )
+    write_decoder(spec, checkpoint.tensors, operators)
+    return operators
+
+
+def _facts(
+    checkpoint: Checkpoint, formats: Mapping[str, str], options: OnnxOptions, sha256: str, types: Mapping[str, int]
+) -> dict[str, str]:
+    """The graph's metadata: what runtimes have to know, and what the folder was made from."""
+    return {
+        "context": str(options.positions(checkpoint.spec)),
+        "cache": "grows" if options.portable else "in place",
+        "weights_sha256": sha256,
+        "types": json.dumps(types),  # bytes of each format
+        "version": version("edgekit"),
+        "checkpoint": checkpoint.fingerprint,
+        "plan": json.dumps(formats, separators=(",", ":")),
+    }
 
 
 def _write_companions(checkpoint: Checkpoint, tokenizer: TokenizerFiles, folder: Path, options: OnnxOptions) -> None:
@@ -113,7 +167,7 @@ def _require_fit(checkpoint: Checkpoint, formats: Mapping[str, str]) -> None:
     matrices = {tensor.name for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES}
     if different := sorted(matrices ^ set(formats)):
         raise InputError(f"the plan and {checkpoint.path} differ about '{different[0]}': use a plan made for it")
-    require_carried(formats)
+    ONNX.require_carried(formats, source="the plan")
 
 
 def _vectors(
@@ -155,7 +209,8 @@ class _Stored:
             with self._data.open("r+b") as file:
                 file.seek(self._offsets[name])
                 file.write(proto.raw_data)
-            _refer(proto, self._data.name, self._offsets[name])
+            proto.ClearField("raw_data")
+            _refer(proto, self._data.name, self._offsets[name], weight.bytes)
         self._protos[name] = proto
         return weight.bytes
 
@@ -170,10 +225,8 @@ class _Stored:
         return hashlib.sha256("".join(self._digests[name] for name in self._weights).encode()).hexdigest()
 
 
-def _refer(proto: TensorProto, location: str, offset: int) -> None:
-    """Say where the values are instead of having them."""
-    length = len(proto.raw_data)
-    proto.ClearField("raw_data")
+def _refer(proto: TensorProto, location: str, offset: int, length: int) -> None:
+    """Say where the values are."""
     proto.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         proto.external_data.add(key=key, value=value)
