@@ -38,6 +38,11 @@ def written(source: Source, planned: Planned, folder: Path, options: OnnxOptions
     with clock.stage("rounding and writing"):
         tensors = planned.rounded.stream(formats)
         made = write_onnx(source.checkpoint, source.tokenizer, tensors, formats, folder, options=options)
+    told, asked = notes(source, plan), None if plan.budget is None else plan.budget.max_bytes
+    if not expressible(source.checkpoint):
+        told += (_WITHOUT_GENAI,)
+    if asked is not None and made.bytes > asked:
+        told += (f"more than the {asked:,} bytes that were asked for: export's default options keep to them",)
     weights = sum(math.prod(tensor.shape) for tensor in matrices(source.checkpoint.tensors))
     return Artifact(
         path=folder,
@@ -47,6 +52,6 @@ def written(source: Source, planned: Planned, folder: Path, options: OnnxOptions
         kld_predicted=plan.kld_predicted,
         kld_measured=planned.kld_measured,
         seconds=clock.seconds,
-        notes=notes(source, plan) + (() if expressible(source.checkpoint) else (_WITHOUT_GENAI,)),
+        notes=told,
         bits_per_weight=8 * made.matrix_bytes / weights,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import LLAMA, random_tensors, save_folder
-from models_random import SAMPLE, VARIANTS, VOCAB, random_checkpoint, variant_id
+from models_random import FAMILIES, SAMPLE, VARIANTS, VOCAB, random_checkpoint, variant_id
 from numpy.typing import NDArray
 
 from edgekit.export.gguf import write_gguf
@@ -22,6 +22,7 @@ from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import load_tokenizer
+from edgekit.quant.candidates import fallback
 from edgekit.quant.containers import ONNX
 from edgekit.quant.formats import Blocks, format_of
 from edgekit.runtimes import torch_reference
@@ -239,6 +240,31 @@ def test_bytes_of_a_matrix(format: str, tmp_path: Path) -> None:
 def test_bits_per_weight() -> None:
     widths = {name: ONNX.bits_per_weight(format_of(name)) for name in ONNX.formats}
     assert widths == {"q4_0": 5.0, "q8_0": 9.0, "f16": 16.0, "bf16": 16.0, "f32": 32.0}
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_not_matrices_is_bounded_before_formats_are_chosen(
+    family: str, external: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By little more than it takes, unless external data are aligned."""
+    folder = random_checkpoint(tmp_path / "model", family, bias=family == "llama", ffn=112)  # down: in floats alone
+    checkpoint = open_checkpoint(folder)
+    if external:
+        monkeypatch.setattr(write, "INLINE_BYTES", 0)
+    most = write.fixed_bytes(checkpoint)
+    shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES}
+    generator = np.random.default_rng(0)
+    mixtures = [generator.choice(ONNX.formats, len(shapes)).tolist() for _ in range(3)]
+    for number, names in enumerate((*([name] * len(shapes) for name in ONNX.formats), *mixtures)):
+        formats = {each: fallback(name, shapes[each][1]).name for each, name in zip(shapes, names, strict=True)}
+        rounding = Rounding(checkpoint, formats, list(Rounded(checkpoint).stream(formats)))
+        options = OnnxOptions(external_data=external)
+        made = sum(file.stat().st_size for file in rounding.onnx(tmp_path / str(number), options).glob("model.onnx*"))
+        matrices = sum(ONNX.stored_bytes(format_of(name), shapes[each]) for each, name in formats.items())
+        assert matrices < made <= most + matrices
+        if names in mixtures and not external:
+            assert made > 0.9 * most + matrices
 
 
 def test_a_tied_matrix_is_stored_once(tmp_path: Path) -> None:

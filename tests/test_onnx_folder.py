@@ -15,6 +15,12 @@ import edgekit
 from edgekit import InputError, MissingExtra, Target
 from edgekit.cli import main
 from edgekit.export.onnx.options import OnnxOptions
+from edgekit.models.checkpoint import open_checkpoint
+from edgekit.quant.containers import GGUF, ONNX
+from edgekit.quant.formats import format_of
+from edgekit.quant.plan import Plan
+from edgekit.quant.plan_file import read_plan
+from edgekit.report.data import plan_bits_per_weight
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'edgekit[onnx]'")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgekit[onnx]'")
@@ -39,12 +45,28 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def planned(checkpoint: Path, text: Path, work: Path) -> Path:
-    """A plan of what ONNX carries."""
+    """A plan of what ONNX carries, in its bits."""
     path = work / "plan.json"
-    target = Target(bpw=5.5, formats=("q4_0", "q8_0", "f16"))
-    made = edgekit.plan(checkpoint, target, path, calib=[text], work=work)
-    assert {"q4_0", "q8_0"} <= set(made.plan.formats.values())
+    made = edgekit.plan(checkpoint, Target(bpw=6.1, container=ONNX), path, calib=[text], work=work)
+    assert {"q4_0", "q8_0"} <= set(made.plan.formats.values()) <= {"q4_0", "q8_0", "f16"}
+    assert 5.8 < bits(made.plan) <= 6.1
     return path
+
+
+@pytest.fixture(scope="module")
+def gguf_planned(checkpoint: Path, text: Path, work: Path) -> Path:
+    """A plan for a GGUF of types that ONNX carries too."""
+    path = work / "gguf-plan.json"
+    target = Target(bpw=5.5, formats=("q4_0", "q8_0", "f16"))
+    assert len(set(edgekit.plan(checkpoint, target, path, calib=[text], work=work).plan.formats.values())) > 1
+    return path
+
+
+def bits(plan: Plan) -> float:
+    """Bits per weight of ONNX, from the types."""
+    widths = {"q4_0": 5, "q8_0": 9, "f16": 16}
+    weights = {s.name: s.shape[0] * s.shape[1] for s in plan.sensitivities}
+    return sum(widths[plan.formats[name]] * count for name, count in weights.items()) / sum(weights.values())
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +86,49 @@ def test_the_same_weights_as_the_gguf(checkpoint: Path, planned: Path, folder: P
 def test_what_is_known_of_it(checkpoint: Path, planned: Path, work: Path, tmp_path: Path) -> None:
     made = edgekit.export(checkpoint, tmp_path / "onnx", plan=planned, work=work, onnx=OnnxOptions())
     assert made.path == tmp_path / "onnx" and made.bytes == (made.path / "model.onnx").stat().st_size
-    weights = {"q4_0": 0, "q8_0": 0, "f16": 0}
-    for name, array in json.loads(planned.read_text())["table"].items():
-        weights[made.plan.formats[name]] += array["shape"][0] * array["shape"][1]
-    bits = 5 * weights["q4_0"] + 9 * weights["q8_0"] + 16 * weights["f16"]
-    assert made.bits_per_weight == pytest.approx(bits / sum(weights.values()))
+    assert made.bits_per_weight == pytest.approx(bits(made.plan)) == plan_bits_per_weight(made.plan)
+    assert made.bytes <= made.plan.bytes < made.bytes + 8_000
     facts = {p.key: p.value for p in onnx.load(made.path / "model.onnx").metadata_props}
     assert json.loads(facts["edgekit.plan"]) == made.plan.formats
     assert facts["edgekit.checkpoint"] == made.plan.fingerprint and facts["edgekit.context"] == "256"
     assert facts["edgekit.version"] and len(facts["edgekit.weights_sha256"]) == 64
+
+
+@pytest.mark.parametrize("format", [None, "q4_0", "bf16"])
+def test_a_size_is_kept_by_the_folder(
+    format: str | None, checkpoint: Path, text: Path, work: Path, tmp_path: Path
+) -> None:
+    size = None if format else 420_000
+    target = Target(size_bytes=size, formats=() if format is None else (format,), container=ONNX)
+    made = edgekit.plan(checkpoint, target, tmp_path / "plan.json", calib=[text], work=work).plan
+    assert made == read_plan(tmp_path / "plan.json", open_checkpoint(checkpoint))
+    found = edgekit.export(checkpoint, tmp_path / "onnx", plan=tmp_path / "plan.json", work=work, onnx=OnnxOptions())
+    assert found.bytes == sum(file.stat().st_size for file in (tmp_path / "onnx").glob("model.onnx*")) <= made.bytes
+    assert found.plan.bytes == made.bytes < found.bytes + 8_000
+    if size is not None:
+        assert 0.95 * size < made.bytes <= size and not found.notes
+    options = OnnxOptions(portable=True, external_data=True)
+    larger = edgekit.export(checkpoint, tmp_path / "other", plan=tmp_path / "plan.json", work=work, onnx=options)
+    assert any("more than the 420,000 bytes" in note for note in larger.notes) == (size is not None)
+
+
+def test_a_size_that_is_too_small_for_onnx(checkpoint: Path, text: Path) -> None:
+    with pytest.raises(InputError, match=r"the smallest file for this model and these types is [0-9,]+ bytes"):
+        edgekit.plan(checkpoint, Target(size_bytes=250_000, container=ONNX), calib=[text])
+
+
+def test_a_plan_for_one_kind_of_file_is_exported_as_the_other(
+    checkpoint: Path, planned: Path, gguf_planned: Path, work: Path, tmp_path: Path
+) -> None:
+    made = edgekit.export(checkpoint, tmp_path / "model.gguf", plan=planned, work=work)
+    assert made.bytes == made.plan.bytes == (tmp_path / "model.gguf").stat().st_size
+    assert made.plan.container == GGUF
+    assert {s.name: s.candidates[0].bytes for s in made.plan.sensitivities} == {
+        s.name: GGUF.stored_bytes(format_of("q4_0"), s.shape) for s in made.plan.sensitivities
+    }
+    found = edgekit.export(checkpoint, tmp_path / "onnx", plan=gguf_planned, work=work, onnx=OnnxOptions())
+    assert found.bytes <= found.plan.bytes < found.bytes + 8_000
+    assert found.plan.container == ONNX and found.bits_per_weight == pytest.approx(bits(found.plan))
 
 
 def test_the_command_line(

@@ -14,7 +14,7 @@ import pytest
 
 from edgekit.models.errors import InputError
 from edgekit.models.spec import TensorSpec
-from edgekit.quant.containers import GGUF
+from edgekit.quant.containers import GGUF, ONNX
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import (
     Budget,
@@ -24,6 +24,7 @@ from edgekit.quant.plan import (
     Plan,
     Sensitivity,
     predicted_kl,
+    priced,
     replan,
 )
 from edgekit.quant.plan_file import read_plan, write_plan
@@ -87,6 +88,34 @@ def test_round_trip(path: Path) -> None:
     uniform = replace(plan, sensitivities=(), curve=(), measured=(), kld_predicted=None, note=None, budget=None)
     write_plan(uniform, path)
     assert read_plan(path) == uniform == read_plan(path, make_checkpoint())
+
+
+def test_a_plan_for_onnx_is_read_in_its_bytes(path: Path) -> None:
+    plan = make_plan()
+    formats = dict.fromkeys(SHAPES, "q4_0") | {"model.layers.0.q.weight": "q8_0"}
+    table = priced(plan.sensitivities, ONNX)
+    size = FIXED + 50 * 64 // 32 * 20 + 10 * 256 // 32 * 36 + 7 * 96 // 32 * 20
+    assert [[c.format for c in row.candidates] for row in table] == [["q4_0", "q8_0"]] * 3
+    assert table[2].candidates[0].bytes == 7 * 96 // 32 * 20  # not padded
+    made = replace(
+        plan,
+        formats=formats,
+        bytes=size,
+        kld_predicted=predicted_kl(table, formats),
+        sensitivities=table,
+        budget=Budget(max_bpw=6.0, formats=("q4_0", "q8_0"), container=ONNX),
+    )
+    write_plan(made, path)
+    assert read_plan(path) == made == read_plan(path, make_checkpoint())
+    edit(path, lambda d: d["tensors"]["model.layers.0.q.weight"].update(format="q4_k"))
+    with pytest.raises(InputError, match=r'plan.json: ONNX cannot carry q4_k, the type of "model.layers.0.q.weight"'):
+        read_plan(path)
+
+
+def test_a_plan_that_names_no_container_is_for_gguf(path: Path) -> None:
+    write_plan(make_plan(), path)
+    edit(path, lambda d: d["budget"].pop("container"))
+    assert read_plan(path) == make_plan()
 
 
 def test_the_same_plan_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
@@ -171,6 +200,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "curve": (lambda d: d.update(curve=[[1]]), '"curve": a point'),
     "facts": (lambda d: d.update(facts={"seed": [1]}), '"facts", "seed"'),
     "budget": (lambda d: d.update(budget=5), '"budget" must be an object'),
+    "container": (lambda d: d["budget"].update(container="tflite"), '"container": there is no .*tflite.* gguf or onnx'),
     "version": (lambda d: d.update(schema_version=2), "schema_version is 2, not 1"),
 }
 

@@ -88,7 +88,7 @@ class Fused:
             weight = self.graph.weight(matrix.name, FLOATS[format], matrix.shape)
             if format != "f32":
                 # Multiplied in float32, as the reference does: a runtime folds this once, when it loads.
-                weight = self.graph.add(f"{matrix.name}.float32", "Cast", weight, to=_FLOAT)
+                weight = self.graph.add(f"{name}.float32", "Cast", weight, to=_FLOAT)
             product = name if offset is None else f"{name}.product"
             self.graph.add_contributed("FusedMatMul", [x, weight], [(product, shape)], transB=1)
             return product if offset is None else self.graph.add(name, "Add", product, offset)

@@ -28,8 +28,9 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES
 from edgekit.models.tokenizer import TokenizerFiles
+from edgekit.quant.candidates import fallback
 from edgekit.quant.containers import ONNX
-from edgekit.quant.formats import Blocks, format_of
+from edgekit.quant.formats import Blocks
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
 OPSET, IR_VERSION = 23, 11  # the first opset with RMSNormalization, and the file version that came with it
@@ -91,26 +92,19 @@ def fixed_bytes(checkpoint: Checkpoint) -> int:
     that are the default. Raises InputError where the checkpoint is no folder.
     """
     matrices = [tensor for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES]
-    return max(
-        _bytes_beside(
-            checkpoint,
-            {each.name: name if format_of(name).carries(each.shape[1]) else "f16" for each in matrices},
-            external=4 * sum(prod(each.shape) for each in matrices) > INLINE_BYTES,
-        )
-        for name in ONNX.formats
-    )
-
-
-def _bytes_beside(checkpoint: Checkpoint, formats: Mapping[str, str], *, external: bool) -> int:
-    """`fixed_bytes` with those formats; `external`: the weights may turn out to be too many for one file."""
+    # A graph of quantised matrices is the longest, for they are two tensors each, with keys of another format than
+    # queries and values, which share no product then.
+    asked = {tensor.name: "q4_0" if tensor.role == "k" else "q8_0" for tensor in matrices}
+    formats = {tensor.name: fallback(asked[tensor.name], tensor.shape[1]).name for tensor in matrices}
+    # In float32, the weights would be in a file of their own.
+    external = 4 * sum(prod(tensor.shape) for tensor in matrices) > INLINE_BYTES
     options = OnnxOptions()
     graph = _declared(checkpoint, formats, options).graph
-    vectors = {tensor.name for tensor in checkpoint.tensors if tensor.role not in MATRIX_ROLES}
+    vectors = {tensor.name for tensor in checkpoint.tensors} - formats.keys()
     protos, more = [], 0
     for weight in graph.weights.values():
-        proto = TensorProto(
-            name=weight.name, data_type=helper.np_dtype_to_tensor_dtype(weight.dtype), dims=weight.shape
-        )
+        dtype = helper.np_dtype_to_tensor_dtype(weight.dtype)
+        proto = TensorProto(name=weight.name, data_type=dtype, dims=weight.shape)
         more += _LENGTHS
         if weight.name in vectors:
             more += weight.bytes
