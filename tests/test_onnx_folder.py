@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ from plain_files import needs, story
 
 import edgekit
 from edgekit import InputError, MissingExtra, Target
+from edgekit.calibrating import Calibration, open_source
 from edgekit.cli import main
+from edgekit.clock import Clock
 from edgekit.export.gguf import write_gguf
 from edgekit.export.onnx.options import OnnxOptions
 from edgekit.measuring import Rounded
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.tokenizer import load_tokenizer
+from edgekit.planning import planned_for
 from edgekit.quant.containers import GGUF, ONNX
-from edgekit.quant.formats import format_of
+from edgekit.quant.formats import Blocks, format_of
 from edgekit.quant.plan import Plan, matrices
 from edgekit.quant.plan_file import read_plan
 from edgekit.report.data import plan_bits_per_weight
@@ -159,32 +163,51 @@ def test_eval_counts_graph_and_weights(folder: Path, checkpoint: Path, text: Pat
     assert 0 < found.kld_mean < 1 and found.runtime == "onnx"
 
 
-@needs("native")
-@pytest.mark.parametrize("formats", [("q4_0", "q8_0"), ("q8_0",)], ids="-".join)
-def test_divergence_of_the_sample_is_as_small_as_the_ggufs(formats: tuple[str, ...], tmp_path: Path) -> None:
-    """On paired tokens, both with int8 activations; with float32 ones it is that of the dequantised weights in torch.
+@pytest.fixture(scope="module")
+def sample_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(story(900), encoding="utf-8")
+    return path
 
-    Measured: 0.01794 (ONNX), 0.01789 (GGUF), 0.01759 (torch); Q8_0 0.000339, 0.000340, 0.000098.
-    """
-    checkpoint, text = open_checkpoint(SAMPLE), tmp_path / "text.txt"
-    text.write_text(story(900), encoding="utf-8")
-    names = [tensor.name for tensor in matrices(checkpoint.tensors)]
-    chosen = {name: formats[number % len(formats)] for number, name in enumerate(names)}
-    blocks, tokenizer, gguf = list(Rounded(checkpoint).stream(chosen)), load_tokenizer(checkpoint), tmp_path / "m.gguf"
-    write_gguf(checkpoint, tokenizer, blocks, chosen, gguf)
+
+def check_divergence(blocks: Iterable[tuple[str, Blocks]], formats: dict[str, str], text: Path, folder: Path) -> None:
+    """On paired tokens, both with int8 activations; with float32 ones it is torch's of the dequantised weights."""
+    checkpoint, kept, gguf = open_checkpoint(SAMPLE), list(blocks), folder / "model.gguf"
+    write_gguf(checkpoint, load_tokenizer(checkpoint), kept, formats, gguf)
+    files = {"torch": (gguf, "torch"), "gguf": (gguf, "native")}
     for level in (1, 4):
-        write_onnx(checkpoint, tokenizer, blocks, chosen, tmp_path / str(level), options=OnnxOptions(level))
-    files = {"torch": (gguf, "torch"), "gguf": (gguf, "native")} | {
-        f"onnx {level}": (tmp_path / str(level), "onnx") for level in (1, 4)
-    }
+        options = OnnxOptions(accuracy_level=level)
+        files[f"onnx {level}"] = (folder / f"onnx{level}", "onnx")
+        write_onnx(checkpoint, load_tokenizer(checkpoint), kept, formats, folder / f"onnx{level}", options=options)
     found = {
         name: edgekit.evaluate(path, reference=SAMPLE, text=text, runtime=runtime, threads=1, chunks=5)
         for name, (path, runtime) in files.items()
     }
     assert {result.tokens for result in found.values()} == {5 * 255}
     kld = {name: result.kld_mean for name, result in found.items()}
-    assert kld["onnx 1"] == pytest.approx(kld["torch"], rel=1e-3)
-    assert kld["torch"] < kld["onnx 4"] <= 1.05 * kld["gguf"]
+    assert kld["onnx 1"] == pytest.approx(kld["torch"], rel=1e-3), kld
+    assert kld["torch"] < kld["onnx 4"] <= 1.05 * kld["gguf"], kld
+
+
+@needs("native")
+def test_the_sample_in_a_size_has_the_ggufs_divergence(sample_text: Path, tmp_path: Path) -> None:
+    """From one plan, of fewer calibration tokens than usual."""
+    source, size = open_source(SAMPLE, None, Clock()), 5_600_000
+    calibration = Calibration(source, (sample_text,), 0, tmp_path / "work", kept=True, tokens=2560)
+    planned = planned_for(Target(size_bytes=size, container=ONNX), None, calibration, Clock())
+    formats = planned.plan.formats
+    assert set(formats.values()) == {"q4_0", "q8_0"}
+    check_divergence(planned.rounded.stream(formats), formats, sample_text, tmp_path)
+    for level in (1, 4):
+        written = sum(file.stat().st_size for file in (tmp_path / f"onnx{level}").glob("model.onnx*"))
+        assert 0.99 * size < written <= planned.plan.bytes <= size
+
+
+@needs("native")
+def test_the_sample_in_q8_0_has_the_ggufs_divergence(sample_text: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(SAMPLE)
+    formats = {tensor.name: "q8_0" for tensor in matrices(checkpoint.tensors)}
+    check_divergence(Rounded(checkpoint).stream(formats), formats, sample_text, tmp_path)
 
 
 def test_a_plan_of_other_formats_is_refused_at_once(
