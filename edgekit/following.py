@@ -64,15 +64,13 @@ def plan_for(container: Container, made: Plan, source: Source, path: Path) -> Pl
     where the container cannot carry the types.
     """
     container.require_carried(made.formats, source=str(path))
-    fixed = fixed_bytes(source, container)
-    if made.container == container:
-        return replace(made, bytes=made.bytes - made.fixed_bytes + fixed, fixed_bytes=fixed)
-    shapes = {tensor.name: tensor.shape for tensor in matrices(source.checkpoint.tensors)}
+    fixed, shapes = fixed_bytes(source, container), {t.name: t.shape for t in matrices(source.checkpoint.tensors)}
     sizes = (container.stored_bytes(format_of(format), shapes[name]) for name, format in made.formats.items())
+    counted = replace(made, bytes=fixed + sum(sizes), fixed_bytes=fixed)
+    if made.container == container:
+        return counted
     return replace(
-        made,
-        bytes=fixed + sum(sizes),
-        fixed_bytes=fixed,
+        counted,
         sensitivities=priced(made.sensitivities, container),
         budget=Budget(container=container),
         curve=(),

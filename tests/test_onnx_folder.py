@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models_random import SAMPLE, random_checkpoint
-from plain_files import needs, story
+from plain_files import needs, story, write_plain
 
 import edgekit
 from edgekit import InputError, MissingExtra, Target
@@ -122,9 +122,20 @@ def test_a_size_is_kept_by_the_folder(
     assert any("more than the 420,000 bytes" in note for note in larger.notes) == (size is not None)
 
 
-def test_a_size_that_is_too_small_for_onnx(checkpoint: Path, text: Path) -> None:
+def test_what_cannot_become_onnx_is_refused_before_it_is_calibrated(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.planning.calibrate", None)
     with pytest.raises(InputError, match=r"the smallest file for this model and these types is [0-9,]+ bytes"):
-        edgekit.plan(checkpoint, Target(size_bytes=250_000, container=ONNX), calib=[text])
+        edgekit.plan(checkpoint, Target(size_bytes=250_000, container=ONNX))
+    with pytest.raises(InputError, match=r"at least 5\.\d+ on this model"):
+        edgekit.plan(checkpoint, Target(bpw=4.9, container=ONNX))
+    gguf = write_plain(tmp_path / "model.gguf", "f16", checkpoint)
+    with pytest.raises(InputError, match=r"model\.gguf is no folder with tokenizer files"):
+        edgekit.plan(gguf, Target(bpw=6, container=ONNX))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra, match=r"edgekit\[onnx\]"):
+        edgekit.plan(checkpoint, Target(bpw=6, container=ONNX))
 
 
 def test_a_plan_for_one_kind_of_file_is_exported_as_the_other(
@@ -144,6 +155,11 @@ def test_a_plan_for_one_kind_of_file_is_exported_as_the_other(
 def test_the_command_line(
     checkpoint: Path, planned: Path, work: Path, text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    line = f"plan {checkpoint} --for onnx --bpw 6.1 --calib {text} --work {work} -o {tmp_path}/plan.json"
+    assert main(shlex.split(line)) == 0
+    told = capfd.readouterr().out
+    assert "at most" in told and f"--plan {tmp_path}/plan.json --work {work} --format onnx -o model-onnx" in told
+    assert read_plan(tmp_path / "plan.json").formats == read_plan(planned).formats
     output = tmp_path / "onnx"
     line = f"export {checkpoint} --plan {planned} --work {work} --format onnx -o {output} --external-data"
     assert main(shlex.split(line)) == 0
