@@ -88,7 +88,14 @@ def prune_heads(
         with clock.stage("recovery"):
             place = None if work is None else work / _key(opened, removal.structure, windows, options, seed)
             recovered = recover(
-                model, teacher, windows.seen, windows.held_out, steps=options.recover, seed=seed, folder=place
+                model,
+                teacher,
+                windows.seen,
+                windows.held_out,
+                steps=options.recover,
+                seconds=options.recover_seconds,
+                seed=seed,
+                folder=place,
             )
             left = of_model(smaller, model)
             quality["recovered"] = judge(model, teacher, windows.judged)
@@ -138,7 +145,11 @@ def _share_vocabulary(whole: Any, model: Any) -> None:
 
 @dataclass(frozen=True)
 class _Windows:
-    """Token ids (W, T); which windows training sees, by which choices are made, by which the result is judged."""
+    """Token ids (W, T); which windows training sees, by which choices are made, by which the result is judged.
+
+    Each of the latter two are neighbours in the text: what is fitted to a document's other windows looks better on it
+    than it is.
+    """
 
     ids: NDArray[np.int64]
     seen: NDArray[np.int64]
@@ -162,14 +173,14 @@ def _windows(
     ids = calibration_windows(
         tokenizer, calib, tokens=tokens + 2 * HELD_OUT * length, length=length, seed=seed, model=model
     )
-    seen, others = split(np.arange(len(ids)), 2 * HELD_OUT)
-    held_out, judged = split(others, HELD_OUT)
-    return _Windows(ids, seen, held_out, judged)
+    each = min(HELD_OUT, len(ids) // 4)
+    seen, others = split(np.arange(len(ids)), 2 * each, run=each)
+    return _Windows(ids, seen, others[:each], others[each:])
 
 
 def _key(checkpoint: Checkpoint, structure: Structure, windows: _Windows, options: HeadOptions, seed: int) -> str:
     """The name of the folder of this very recovery."""
-    what = f"{windows.ids.tobytes().hex()} {structure.layers} {options.recover}"
+    what = f"{windows.ids.tobytes().hex()} {structure.layers} {options.recover} {options.recover_seconds}"
     return store_key(checkpoint, hashlib.sha256(what.encode()).hexdigest(), seed)
 
 

@@ -28,7 +28,8 @@ class HeadOptions:
     uniform: bool = False  # the same number in every layer
     ffn: float | None = None  # share of the feed-forward channels
     score: str = "gates"
-    recover: int = 0  # steps of distillation
+    recover: int = 0  # steps of distillation at most
+    recover_seconds: float | None = None  # for them
 
     def goals(self, spec: ModelSpec) -> tuple[Goal, ...]:
         """The numbers that go from that model; InputError, with the nearest choice that works, where none can."""

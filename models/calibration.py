@@ -59,12 +59,15 @@ def calibration_windows(
     return _spread(stream, tokenizer.bos if tokenizer.add_bos else None, wanted, length, rng, texts)
 
 
-def split(windows: NDArray[np.int64], held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(windows for statistics, `held_out` windows for measuring), the latter spread evenly and at most half of all."""
-    count = min(held_out, len(windows) // 2)
-    chosen = (np.arange(count) * 2 + 1) * len(windows) // (2 * count) if count else np.arange(0)
+def split(windows: NDArray[np.int64], held_out: int, *, run: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(windows for statistics, `held_out` windows for measuring), the latter at most half of all.
+
+    They are spread evenly, in runs of `run` neighbours: the longer a run, the fewer of its documents are elsewhere.
+    """
+    runs = min(held_out, len(windows) // 2) // run
+    starts = (np.arange(runs) * 2 + 1) * len(windows) // (2 * runs) - run // 2 if runs else np.arange(0)
     mask = np.zeros(len(windows), dtype=bool)
-    mask[chosen] = True
+    mask[(starts[:, None] + np.arange(run)).ravel()] = True
     return windows[~mask], windows[mask]
 
 

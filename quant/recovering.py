@@ -5,13 +5,15 @@ Adam (Kingma and Ba, arXiv 1412.6980) lowers KL(unpruned || pruned) with a share
 since every token's row would need text of its own, and so do norms and biases. Windows that training never sees choose
 the best step, and the start is one of the steps.
 
-A run that was killed goes on from the last time it was judged, and gives the bytes that it would have given.
+A run that was killed goes on from the last time it was judged. Without a time limit it gives the bytes that it would
+have given.
 """
 
 from __future__ import annotations
 
 import math
 import pickle
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +43,7 @@ STATE = "recovery.pt"
 class Recovered:
     """The held-out loss at the start and at the best of the steps, in nats per token."""
 
-    steps: int
+    steps: int  # that were taken
     best_step: int  # 0: the start
     before: float
     after: float
@@ -54,34 +56,37 @@ def recover(
     held_out: NDArray[np.int64],
     *,
     steps: int,
+    seconds: float | None = None,
     seed: int = 0,
     folder: Path | None = None,
 ) -> Recovered:
     """Train `model`, the pruned one, in place; `windows` and `held_out` are numbers of the teacher's windows.
 
-    `folder` is where the run's state is kept: it must stand for the model, the windows, the steps and the seed.
+    It ends after `steps`, or before that when `seconds` are over; the learning rate falls to zero until then. `folder`
+    is where the run's state is kept: it must stand for the model, the windows, steps, seconds and seed.
     """
     from tqdm import tqdm
 
     length, vocabulary = teacher.ids.shape[1], len(parts(model).head.weight)
     order = batches(len(windows), windows_per_step(length, vocabulary // teacher.stride), steps, seed)
-    judged_at = {round((number + 1) * steps / JUDGEMENTS) for number in range(JUDGEMENTS)}
     with _student(model, teacher, held_out) as student:
         if folder is None or not student.load(folder / STATE):
             student.judge()
+        began = time.perf_counter() - student.seconds
         with tqdm(total=steps, initial=student.step, desc="recovery", unit="step", disable=None) as bar:
-            while student.step < steps:
-                rate = min((student.step + 1) / (WARMUP * steps), 1 - student.step / steps)
-                student.learn(windows[order[student.step]], rate)
-                if student.step in judged_at:
+            while (done := student.share_done(steps, seconds)) < 1:
+                student.learn(windows[order[student.step]], min((done + 1 / steps) / WARMUP, 1 - done))
+                student.seconds = time.perf_counter() - began
+                now = student.share_done(steps, seconds)
+                if int(now * JUDGEMENTS) > int(done * JUDGEMENTS):
                     student.judge()
                     if folder is not None:
                         student.save(folder / STATE)
                 bar.set_postfix_str(f"held-out loss {student.losses[0]:.5f}, best {min(student.losses.values()):.5f}")
-                bar.update()
+                bar.update(now * steps - bar.n)
         losses, best = student.losses, student.best_step
         student.take_best()
-    return Recovered(steps, best, losses[0], losses[best])
+    return Recovered(student.step, best, losses[0], losses[best])
 
 
 @dataclass
@@ -95,6 +100,7 @@ class _Student:
     optimiser: torch.optim.Optimizer
     rates: tuple[float, ...]  # of each matrix
     step: int = 0
+    seconds: float = 0.0  # that the steps took
     best_step: int = 0
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)  # by step, on the windows held out
@@ -108,6 +114,11 @@ class _Student:
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.step += 1
+
+    def share_done(self, steps: int, seconds: float | None) -> float:
+        """How much of the way lies behind, 1 at its end."""
+        by_time = 0.0 if seconds is None else self.seconds / seconds
+        return min(1.0, max(self.step / steps, by_time))
 
     def judge(self) -> None:
         """The loss on the windows held out; the weights are kept where there was none better."""
@@ -129,6 +140,7 @@ class _Student:
 
         state = {
             "step": self.step,
+            "seconds": self.seconds,
             "best_step": self.best_step,
             "losses": self.losses,
             "best": self.best,
@@ -150,7 +162,7 @@ class _Student:
             for name, matrix in self.matrices.items():
                 matrix.data.copy_(state["matrices"][name])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.best_step = state["step"], state["best_step"]
+            self.step, self.seconds, self.best_step = state["step"], state["seconds"], state["best_step"]
             self.best, self.losses = state["best"], state["losses"]
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise InputError(f"{path} is damaged: remove it, and recovery will begin anew") from error

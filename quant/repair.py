@@ -3,13 +3,13 @@
 Layer after layer, on the pruned model's own hidden states, o_proj's and then down_proj's weights W become those that
 minimise
 
-    mean over tokens of |W x - target|^2 / |scale|^2  +  ridge |W - W0|^2
+    mean over tokens of |h + W x - target|^2 / |target|^2  +  ridge |W - W0|^2
 
-where x is the projection's input and W0 what pruning left. Where its output goes straight to the residual stream, the
-target is what takes the pruned model's stream to the unpruned one's, so that every projection also makes up for what
-the ones before could not, and the scale is that stream, by whose size the next norm divides. Gemma has a norm in
-between: there target and scale are the unpruned projection's own output. Windows held out choose the ridge, and a
-projection that gains nothing on them stays as it was.
+where x is the projection's input, h the residual stream to which its output is added, the target the unpruned model's
+stream at that place and W0 what pruning left: every projection also makes up for what the ones before could not, and an
+error counts by the size by which the next norm divides it. In Gemma a norm comes in between, h + g W x / |W x|: its
+denominator is taken as it was before. Windows held out choose the ridge, with nothing taken as it was, and a projection
+that gains nothing on them stays.
 """
 
 from __future__ import annotations
@@ -162,53 +162,84 @@ class _Walk:
     def layer(self, index: int) -> Iterator[Refit]:
         """Refit the layer's projections, one after the other, and go on to the next layer."""
         whole, pruned, name = self.whole.layers[index], self.pruned.layers[index], f"model.layers.{index}"
-        straight = not hasattr(pruned, "post_feedforward_layernorm")  # to the stream, with no norm in between
-        attention, feed_forward = (
-            _Watch(projection, inputs=False) for projection in (whole.self_attn.o_proj, whole.mlp.down_proj)
+        norms = "post_attention_layernorm", "post_feedforward_layernorm"  # of the outputs, if there is the second
+        attention_norm, feed_forward_norm = (
+            _Norm(getattr(pruned, norm) if hasattr(pruned, norms[1]) else None) for norm in norms
         )
-        end = self.whole.through(index, attention, feed_forward)
 
+        theirs = _Watch(whole.self_attn.o_proj, inputs=False)
+        end = self.whole.through(index, theirs)
+        target = self.whole.hidden + attention_norm(theirs.outputs)  # pruning leaves norms as they are
         now = _Watch(pruned.self_attn.o_proj, inputs=True)
         self.pruned.into(index, now)
-        target, found = attention.outputs, now.outputs
-        if straight:
-            target, found = self.whole.hidden + target, self.pruned.hidden + found
-        yield self._refit(f"{name}.self_attn.o_proj", pruned.self_attn.o_proj, now.inputs, target, found)
+        yield self._refit(
+            f"{name}.self_attn.o_proj", pruned.self_attn.o_proj, now, self.pruned.hidden, attention_norm, target
+        )
 
         now = _Watch(pruned.mlp.down_proj, inputs=True)
         stream = self.pruned.through(index, now)
-        target, found = (end, stream) if straight else (feed_forward.outputs, now.outputs)
-        refit = self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, now.inputs, target, found)
-        yield refit
-        if refit.ridge is not None:
-            added = (lambda values: values) if straight else pruned.post_feedforward_layernorm
-            stream += added(pruned.mlp.down_proj(now.inputs)) - added(now.outputs)
+        stream -= feed_forward_norm(now.outputs)
+        yield self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, now, stream, feed_forward_norm, end)
+        stream += feed_forward_norm(pruned.mlp.down_proj(now.inputs))
         self.whole.hidden, self.pruned.hidden = end, stream
 
-    def _refit(self, name: str, linear: Any, x: torch.Tensor, target: torch.Tensor, found: torch.Tensor) -> Refit:
-        """Change the linear (D, K), whose inputs are x, so that what is `found` (W, T, D) comes nearer the target."""
+    def _refit(
+        self, name: str, linear: Any, now: _Watch, stream: torch.Tensor, norm: _Norm, target: torch.Tensor
+    ) -> Refit:
+        """Change the linear (D, K) so that the stream (W, T, D) with its normed outputs comes nearer the target."""
         import torch
 
+        weights = 1 / target.square().mean(dim=-1)
+
+        def error(outputs: torch.Tensor) -> float:
+            """On the windows held out."""
+            left = target[self.fit_on :] - stream[self.fit_on :] - norm(outputs)
+            return float((left.square().mean(dim=2) * weights[self.fit_on :]).double().mean())
+
+        before = error(now.outputs[self.fit_on :])
+        best, kept = Refit(name, before, before, None), (linear.weight.data, linear.bias)
+        if before < NO_ERROR:
+            return best
+        x, outputs = now.inputs[: self.fit_on], now.outputs[: self.fit_on]
         if linear.bias is not None:
             x = torch.nn.functional.pad(x, (0, 1), value=1.0)
-        error, weights = target - found, 1 / target.square().mean(dim=-1)
-        fit, held_out = (
-            _Moments.of(x[side], error[side], weights[side])
-            for side in (slice(None, self.fit_on), slice(self.fit_on, None))
-        )
-        best = Refit(name, held_out.error, held_out.error, None)
-        if held_out.error < NO_ERROR:
-            return best
-        for ridge, change in fit.solutions():
-            after = held_out.after(change)
+        wanted = target[: self.fit_on] - stream[: self.fit_on] - norm(outputs)
+        moments = _Moments.of(x * norm.factor(outputs), wanted, weights[: self.fit_on])
+        for ridge, change in moments.solutions(norm.gain(outputs.shape[2])):
+            weight = linear.weight.data + change[:, : linear.in_features]
+            bias = None if linear.bias is None else linear.bias.data + change[:, linear.in_features]
+            after = error(torch.nn.functional.linear(now.inputs[self.fit_on :], weight, bias))
             if after < best.after:
-                best, kept = Refit(name, held_out.error, after, ridge), change
-        if best.ridge is not None:
-            columns = linear.in_features
-            linear.weight.data += kept[:, :columns]
-            if linear.bias is not None:
-                linear.bias.data += kept[:, columns]
+                best, kept = Refit(name, before, after, ridge), (weight, bias)
+        linear.weight.data = kept[0]
+        if kept[1] is not None:
+            linear.bias.data = kept[1].data
         return best
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """What is between a projection's outputs y and the stream: gain * factor(y) * y, the factor one number a token."""
+
+    module: Any  # None: nothing
+
+    def __call__(self, outputs: torch.Tensor) -> torch.Tensor:
+        """(W, T, D), as (W, T, D)."""
+        return outputs if self.module is None else self.module(outputs)
+
+    def factor(self, outputs: torch.Tensor) -> torch.Tensor | float:
+        """(W, T, 1): 1 / root mean square."""
+        if self.module is None:
+            return 1.0
+        epsilon: float = self.module.eps
+        return (outputs.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+
+    def gain(self, columns: int) -> torch.Tensor:
+        """(D, 1), float64."""
+        import torch
+
+        ones = torch.ones(1, 1, columns)
+        return (self(ones) / self.factor(ones)).double().view(columns, 1)
 
 
 @dataclass(frozen=True)
@@ -217,7 +248,6 @@ class _Moments:
 
     inputs: torch.Tensor  # (K, K) x x^T
     cross: torch.Tensor  # (D, K) error x^T
-    error: float  # |error|^2 / D
 
     @classmethod
     def of(cls, x: torch.Tensor, error: torch.Tensor, weights: torch.Tensor) -> _Moments:
@@ -230,18 +260,14 @@ class _Moments:
             weighted = window_x * weight[:, None]
             inputs += weighted.T @ window_x
             cross += window_error.T @ weighted
-        total = (error.square().mean(dim=2) * weights).double().mean()
-        return cls(inputs / weights.numel(), cross / weights.numel(), float(total))
+        return cls(inputs / weights.numel(), cross / weights.numel())
 
-    def solutions(self) -> Iterator[tuple[float, torch.Tensor]]:
-        """The best change (D, K) of the weights under each ridge."""
+    def solutions(self, gain: torch.Tensor) -> Iterator[tuple[float, torch.Tensor]]:
+        """The best change (D, K) of the weights, whose rows count times their gain (D, 1), under each ridge."""
         import torch
 
         values, vectors = torch.linalg.eigh(self.inputs)
-        along, mean = self.cross @ vectors, values.mean()
+        along, power = gain * (self.cross @ vectors), gain.square()
+        level = values.mean() * power.mean()
         for ridge in RIDGES:
-            yield ridge, (along / (values + ridge * mean)) @ vectors.T
-
-    def after(self, change: torch.Tensor) -> float:
-        """The error that is left by a change (D, K) of the weights."""
-        return self.error + float(((change @ self.inputs - 2 * self.cross) * change).sum()) / len(change)
+            yield ridge, ((along / (power * values + ridge * level)) @ vectors.T).float()

@@ -189,3 +189,12 @@ def test_sampled_without_bos_begins_with_eos(sample: tuple[Any, Any]) -> None:
     model, _ = sample
     windows = sampled_windows(model, 2, 8, np.random.default_rng(0), bos=None, eos=EOS)
     assert (windows[:, 0] == EOS).all()
+
+
+@pytest.mark.parametrize(("count", "run"), [(4, 1), (9, 2), (24, 6), (76, 6), (77, 5)])
+def test_split_in_runs_keeps_neighbours_together(count: int, run: int) -> None:
+    fitted, measured = split(np.arange(count), 2 * run, run=run)
+    assert sorted([*fitted, *measured]) == list(range(count))
+    first, second = measured[:run], measured[run:]
+    assert list(np.diff(first)) == list(np.diff(second)) == [1] * (run - 1)
+    assert first[0] < count / 2 <= second[-1] and second[0] > first[-1]

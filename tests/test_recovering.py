@@ -96,11 +96,35 @@ def test_where_every_step_does_harm_the_start_is_kept(tmp_path: Path, monkeypatc
     assert all(torch.equal(values, before[name]) for name, values in pruned.state_dict().items())
 
 
+def test_it_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step takes a second: the rate falls to zero in the time that there is, also in a run that was killed."""
+    now, rates = 0.0, list[float]()
+
+    def learn(self: Any, windows: Any, rate: float) -> None:
+        nonlocal now
+        if len(rates) == 6:
+            rates.append(0.0)
+            raise Killed
+        now += 1.0
+        rates.append(rate)
+        self.step += 1
+
+    monkeypatch.setattr(recovering._Student, "learn", learn)
+    monkeypatch.setattr(recovering.time, "perf_counter", lambda: now)
+    _, pruned, teacher = models(tmp_path)
+    arguments = {"steps": 1000, "seconds": 8.0, "folder": tmp_path / "work"}
+    with pytest.raises(Killed):
+        recover(pruned, teacher, SEEN, HELD_OUT, **arguments)
+    now += 3600.0
+    assert recover(pruned, teacher, SEEN, HELD_OUT, **arguments).steps == 8
+    assert rates == pytest.approx([0.01, 0.875, 0.75, 0.625, 0.5, 0.375, 0.0, 0.25, 0.125])
+
+
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(("killed_after", "still_to_do"), [(1, 12), (5, 8), (11, 2), (12, 0)])
+@pytest.mark.parametrize(("killed_after", "still_to_do"), [(1, 12), (5, 7), (11, 1), (12, 0)])
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, killed_after: int, still_to_do: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

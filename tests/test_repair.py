@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +32,59 @@ def models(folder: Path, family: str, name: str = "groups-per-layer", **options:
     return whole, pruned, Teacher(whole, IDS)
 
 
-def seen_by(model: Any, layer: int, projection: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A projection's inputs (W, T, K), outputs (W, T, D), and the stream after these are added, by plain hooks."""
+@dataclass(frozen=True)
+class Seen:
+    """A projection's inputs x and outputs y, the stream before and after these are added: (W, T, .), float64."""
+
+    x: np.ndarray
+    y: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+
+def seen_by(model: Any, layer: int, projection: str) -> Seen:
+    """By plain hooks."""
     block = parts(model).layers[layer]
-    module = block.get_submodule(projection)
+    attention = projection == "self_attn.o_proj"
+    middle = getattr(block, "pre_feedforward_layernorm", block.post_attention_layernorm)
     kept: dict[str, torch.Tensor] = {}
     handles = [
-        module.register_forward_hook(lambda _m, args, output: kept.update(x=args[0], y=output)),
+        block.get_submodule(projection).register_forward_hook(lambda _m, args, y: kept.update(x=args[0], y=y)),
         block.register_forward_pre_hook(lambda _m, args: kept.update(start=args[0])),
-        block.register_forward_hook(lambda _m, _a, output: kept.update(end=output)),
+        middle.register_forward_pre_hook(lambda _m, args: kept.update(middle=args[0].clone())),
+        block.register_forward_hook(lambda _m, _a, end: kept.update(end=end)),
     ]
     model(torch.from_numpy(IDS))
     for handle in handles:
         handle.remove()
-    after = kept["start"] + kept["y"] if projection == "self_attn.o_proj" else kept["end"]
-    x, y, stream = (values.double().numpy() for values in (kept["x"], kept["y"], after))
-    return x, y, stream
+    streams = ("start", "middle") if attention else ("middle", "end")
+    return Seen(*(kept[name].double().numpy() for name in ("x", "y", *streams)))
 
 
-def least_squares(x: np.ndarray, error: np.ndarray, weights: np.ndarray, ridge: float) -> np.ndarray:
-    """(D, K) by numpy.linalg.lstsq: the ridge is rows of their own."""
-    rows = np.sqrt(weights).reshape(-1, 1)
-    a, b = rows * x.reshape(-1, x.shape[-1]), rows * error.reshape(-1, error.shape[-1])
-    level = ridge * np.square(a).sum() / a.shape[1]
-    a = np.concatenate([a, np.sqrt(level) * np.eye(a.shape[1])])
-    b = np.concatenate([b, np.zeros((x.shape[-1], b.shape[1]))])
-    solution: np.ndarray = np.linalg.lstsq(a, b, rcond=None)[0].T
-    return solution
+def norm_after(model: Any, layer: int, projection: str) -> tuple[np.ndarray | None, float]:
+    """The gains (D,) and epsilon of the norm between the projection and the stream; Gemma's only."""
+    block = parts(model).layers[layer]
+    if not hasattr(block, "post_feedforward_layernorm"):
+        return None, 0.0
+    name = "post_attention_layernorm" if projection == "self_attn.o_proj" else "post_feedforward_layernorm"
+    norm = block.get_submodule(name)
+    return 1 + norm.weight.double().numpy(), norm.eps
+
+
+def added(y: np.ndarray, gain: np.ndarray | None, eps: float) -> np.ndarray:
+    return y if gain is None else gain * y / np.sqrt(np.square(y).mean(axis=-1, keepdims=True) + eps)
+
+
+def least_squares(x: np.ndarray, error: np.ndarray, weights: np.ndarray, gain: np.ndarray, ridge: float) -> np.ndarray:
+    """(D, K) row by row by numpy.linalg.lstsq: the ridge is equations of their own."""
+    roots = np.sqrt(weights).reshape(-1, 1)
+    a, b = roots * x.reshape(-1, x.shape[-1]), roots * error.reshape(-1, error.shape[-1])
+    level = np.sqrt(ridge * np.square(a).sum() / a.shape[1] * np.square(gain).mean())
+    rows = []
+    for row, factor in enumerate(gain):
+        left = np.concatenate([factor * a, level * np.eye(a.shape[1])])
+        rows.append(np.linalg.lstsq(left, np.concatenate([b[:, row], np.zeros(a.shape[1])]), rcond=None)[0])
+    return np.stack(rows)
 
 
 @pytest.mark.parametrize(("family", "options"), FAMILIES)
@@ -67,20 +94,22 @@ def test_a_projection_is_refitted_by_least_squares(
 ) -> None:
     """The first that is refitted at all: what it sees is what pruning left."""
     whole, pruned, teacher = models(tmp_path, family, **options)
+    gain, eps = norm_after(pruned, 0, projection)
     wanted, now = seen_by(whole, 0, projection), seen_by(pruned, 0, projection)
-    target, found = (wanted[1], now[1]) if family == "gemma3" else (wanted[2], now[2])
-    x, error, weights = now[0], target - found, 1 / np.square(target).mean(axis=-1)
     linear = parts(pruned).layers[0].get_submodule(projection)
-    if linear.bias is not None:
-        x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2)
+    x = now.x if linear.bias is None else np.concatenate([now.x, np.ones((*now.x.shape[:2], 1))], axis=2)
+    error, weights = wanted.after - now.after, 1 / np.square(wanted.after).mean(axis=-1)
+    frozen = 1.0 if gain is None else 1 / np.sqrt(np.square(now.y).mean(axis=-1, keepdims=True) + eps)
     before, columns = linear.weight.double().numpy().copy(), linear.in_features
     bias = None if linear.bias is None else linear.bias.double().numpy().copy()
 
     def held_out(change: np.ndarray) -> float:
-        left = (error - x @ change.T)[10:]
+        left = (wanted.after - now.before - added(now.y + x @ change.T, gain, eps))[10:]
         return float((np.square(left).mean(axis=2) * weights[10:]).mean())
 
-    changes = {ridge: least_squares(x[:10], error[:10], weights[:10], ridge) for ridge in module.RIDGES}
+    gains = np.ones(len(before)) if gain is None else gain
+    inputs = (x * frozen)[:10]
+    changes = {ridge: least_squares(inputs, error[:10], weights[:10], gains, ridge) for ridge in module.RIDGES}
     best = min(changes, key=lambda ridge: held_out(changes[ridge]))
     if projection == "mlp.down_proj":  # o_proj, which comes before, stays as it is
         real = module._Walk._refit
@@ -114,8 +143,7 @@ def test_every_error_is_that_of_the_repaired_model(tmp_path: Path, family: str, 
     ]
     assert all(refit.after < refit.before for refit in refits if refit.ridge is not None)
     assert any(refit.ridge is not None for refit in refits)
-    which = 1 if family == "gemma3" else 2
-    wanted, now = (seen_by(model, 2, "mlp.down_proj")[which][10:] for model in (whole, pruned))
+    wanted, now = (seen_by(model, 2, "mlp.down_proj").after[10:] for model in (whole, pruned))
     error = (np.square(wanted - now).mean(axis=2) / np.square(wanted).mean(axis=2)).mean()
     assert refits[-1].after == pytest.approx(error, rel=1e-3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit.models.errors import InputError
+
+MOST_STEPS = 2000  # of recovery in a given time
 
 if TYPE_CHECKING:
     from edgekit.target import Target
@@ -117,12 +120,12 @@ KvGroupsOption = Annotated[
     bool, typer.Option("--prune-kv-groups", help="Heads go as whole KV groups, which saves attention cache too.")
 ]
 RecoverOption = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--recover",
-        metavar="STEPS",
-        min=1,
-        help="Distil what is left of the pruned model from the unpruned one, so many steps.",
+        metavar="STEPS|TIME",
+        help="Distil what is left of the pruned model from the unpruned one: so many steps, as 300, or as many as "
+        "so many minutes take, as 30min.",
         show_default=False,
     ),
 ]
@@ -181,6 +184,21 @@ def read_target(
         container=container_named(container),
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def read_recovery(value: str | None) -> tuple[int, float | None]:
+    """The steps and the seconds that --recover allows: "300", "30min"; no steps where it is not given."""
+    if value is None:
+        return 0, None
+    number = value.removesuffix("min").strip()
+    in_time = number != value.strip()
+    try:
+        amount = float(number) if in_time else int(number)
+    except ValueError:
+        amount = 0
+    if not 0 < amount < math.inf:
+        raise InputError(f"--recover {value} is neither a number of steps nor of minutes: give 300 or 30min")
+    return (MOST_STEPS, 60 * amount) if in_time else (int(amount), None)
 
 
 def refuse_same(checkpoint: str, output: Path) -> None:

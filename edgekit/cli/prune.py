@@ -104,7 +104,8 @@ def command(
     from edgekit import head_pruning
     from edgekit.pruned_heads import HeadOptions
 
-    how = HeadOptions(heads, kv_groups, uniform, ffn, score or "gates", recover or 0)
+    steps, seconds = options.read_recovery(recover)
+    how = HeadOptions(heads, kv_groups, uniform, ffn, score or "gates", steps, seconds)
     with output.stdout_reserved(as_json):
         smaller = head_pruning.prune_heads(
             checkpoint, output_path, how, calib=calib or [], seed=seed, adapter=adapter, work=work

@@ -98,7 +98,8 @@ def command(
     from edgekit import pipeline
     from edgekit.pruned_heads import HeadOptions
 
-    prune = None if prune_heads is None else HeadOptions(prune_heads, kv_groups, recover=recover or 0)
+    steps, seconds = options.read_recovery(recover)
+    prune = None if prune_heads is None else HeadOptions(prune_heads, kv_groups, recover=steps, recover_seconds=seconds)
     with output.stdout_reserved(as_json):
         artifact = pipeline.quantize(
             checkpoint,
