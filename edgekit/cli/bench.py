@@ -17,7 +17,7 @@ EXAMPLES = ("edgekit bench model.gguf --prompt-tokens 512 --gen-tokens 64 --reps
 
 def command(
     model: options.ModelArgument,
-    runtime: options.RuntimeOption = "native",
+    runtime: options.RuntimeOption = None,
     cache_type: options.CacheTypeOption = None,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 512,
     gen_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to decode.")] = 64,
@@ -30,7 +30,8 @@ def command(
 
     Load, first token, prefill, decode and peak memory, with a verdict on how far the figures can be trusted.
     """
-    options.check_files("MODEL", [model])
+    if not model.is_dir():
+        options.check_files("MODEL", [model])
     from edgekit.devices.bench import bench
     from edgekit.runtimes import CacheTypes
 
