@@ -79,5 +79,7 @@ def _check_gguf(path: Path) -> None:
             magic = file.read(4)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if path.suffix == ".onnx":
+        raise InputError(f"{path} is a graph, not a GGUF file: give the folder that it is in")
     if magic != b"GGUF":
         raise InputError(f"{path} is not a GGUF file (it does not start with 'GGUF'): export the model again")

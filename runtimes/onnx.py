@@ -74,11 +74,12 @@ def _open(path: Path, options: Any) -> Any:
     file = path / "model.onnx"
     if not file.is_file():
         raise InputError(f"{path} is not a folder with model.onnx: give one that 'edgekit export --format onnx' made")
-    options.log_severity_level = 3  # errors: it warns of the input that may be left out
+    options.log_severity_level = 4  # fatal ones: an error is raised as well, and of the optional input it would warn
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except _REFUSALS as error:
-        reason = str(error).partition(" : ")[2].partition("\n")[0]
+        # "[ONNXRuntimeError] : 1 : FAIL : reason"; one that is within another is the cause.
+        reason = str(error).rpartition("[ONNXRuntimeError] : ")[2].split(" : ", 2)[-1].partition("\n")[0]
         raise InputError(f"ONNX Runtime refuses {file}: {reason}: export the model again") from error
 
 

@@ -120,6 +120,14 @@ def test_a_size_is_kept_by_the_folder(
     options = OnnxOptions(portable=True, external_data=True)
     larger = edgekit.export(checkpoint, tmp_path / "other", plan=tmp_path / "plan.json", work=work, onnx=options)
     assert any("more than the 420,000 bytes" in note for note in larger.notes) == (size is not None)
+    if size is not None:  # edited, the plan itself is beyond its budget
+        stored = json.loads((tmp_path / "plan.json").read_text())
+        for matrix in stored["tensors"].values():
+            matrix["format"] = "f32"
+        (tmp_path / "wide.json").write_text(json.dumps(stored))
+        wide = tmp_path / "wide.json"
+        edited = edgekit.export(checkpoint, tmp_path / "wide", plan=wide, work=work, onnx=OnnxOptions())
+        assert "more than the 420,000 bytes that were asked for" in edited.notes
 
 
 def test_what_cannot_become_onnx_is_refused_before_it_is_calibrated(
