@@ -32,7 +32,8 @@ from edgekit.quant.removal import choose
 from edgekit.quant.repair import repair
 from edgekit.quant.store import store_key
 from edgekit.quant.structure import Goal, Structure, remove
-from edgekit.quant.teacher import Teacher, judge
+from edgekit.quant.teacher import Teacher, judge, stride
+from edgekit.quant.training import windows_per_step
 from edgekit.report.heads import pruning_page
 
 HELD_OUT = 6  # windows by which a step of the way is taken or left, and again as many by which the result is judged
@@ -167,7 +168,8 @@ def _windows(
     length = min(WINDOW, checkpoint.spec.context)
     tokens = STATISTICS_TOKENS
     if calib:
-        tokens = max(REPAIR_TOKENS, min(RECOVERY_TOKENS, options.recover * length))
+        at_once = windows_per_step(length, checkpoint.spec.vocab // stride(length, checkpoint.spec.vocab))
+        tokens = max(REPAIR_TOKENS, min(RECOVERY_TOKENS, options.recover * at_once * length))
     ids = calibration_windows(
         tokenizer, calib, tokens=tokens + 2 * HELD_OUT * length, length=length, seed=seed, model=model
     )

@@ -27,7 +27,7 @@ from edgekit.models.errors import InputError
 from edgekit.models.files import atomic_write
 from edgekit.models.forward import parts
 from edgekit.quant.teacher import Teacher, backward, judge
-from edgekit.quant.training import WARMUP, batches
+from edgekit.quant.training import WARMUP, batches, windows_per_step
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,8 @@ def recover(
     """
     from tqdm import tqdm
 
-    order = batches(len(windows), 1, steps, seed)  # small ones: a pruned model has far to go
+    length, vocabulary = teacher.ids.shape[1], len(parts(model).head.weight)
+    order = batches(len(windows), windows_per_step(length, vocabulary // teacher.stride), steps, seed)
     with _student(model, teacher, held_out) as student:
         if folder is None or not student.load(folder / STATE):
             student.judge()
@@ -106,7 +107,8 @@ class _Student:
 
     def learn(self, windows: NDArray[np.int64], rate: float) -> None:
         """One step on those of the teacher's windows, with the learning rates times `rate`."""
-        backward(self.model, self.teacher, windows, label_share=LABEL_SHARE, every=self.teacher.stride)
+        for window in windows:  # one by one in less memory; that the gradients' sum is no mean is nothing to Adam
+            backward(self.model, self.teacher, np.array([window]), label_share=LABEL_SHARE, every=self.teacher.stride)
         for group, own in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = own * rate
         self.optimiser.step()

@@ -26,6 +26,11 @@ SEEN, HELD_OUT = np.array([9, 0, 1, 2, 3, 4]), np.array([5, 6, 7, 8])
 STEPS = 12
 
 
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.quant.training.TOKENS_PER_STEP", 64)  # two windows
+
+
 def models(folder: Path, family: str = "llama") -> tuple[Any, Any, Teacher]:
     """The whole model, the pruned one, and the teacher."""
     checkpoint = open_checkpoint(random_checkpoint(folder / "model", family))
