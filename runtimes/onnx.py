@@ -26,6 +26,7 @@ _REFUSALS = (
     *(_errors.Fail, _errors.InvalidProtobuf, _errors.InvalidGraph, _errors.InvalidArgument),
     *(_errors.NoSuchFile, _errors.NotImplemented, _errors.RuntimeException),
 )
+_INPUTS = "input_ids", "attention_mask", "logits_to_keep"
 _AT_ONCE = 512  # positions per run: bounds the attention matrix
 # In the graph's metadata: the positions that it is good for, how it appends to the cache ("in place", "grows"), and the
 # bytes of each format as JSON.
@@ -57,8 +58,9 @@ def load(
     model = _open(path, options)
     facts = model.get_modelmeta().custom_metadata_map
     trained = facts.get(_CONTEXT, "")
-    if not trained.isdecimal():
-        raise InputError(f"{path}/model.onnx does not say its context: export it with 'edgekit export --format onnx'")
+    takes = {value.name for value in (*model.get_inputs(), *model.get_overridable_initializers())}
+    if not trained.isdecimal() or int(trained) < 1 or not takes.issuperset(_INPUTS):
+        raise InputError(f"{path}/model.onnx is no graph of edgekit's: export one with 'edgekit export --format onnx'")
     return OnnxSession(path, model, choose_context(context, int(trained), path), in_place=facts.get(_CACHE) != "grows")
 
 

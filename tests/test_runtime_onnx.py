@@ -147,12 +147,19 @@ def test_damaged_weights_beside_the_graph_are_refused(
     assert capfd.readouterr().err == ""  # the sentence is all that is said
 
 
-def test_a_foreign_graph_is_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("foreign", ["metadata", "context", "input"])
+def test_a_foreign_graph_is_refused(folder: Path, foreign: str, tmp_path: Path) -> None:
     import onnx
 
     (tmp_path / "copy").mkdir()
     model = onnx.load(folder / "model.onnx")
-    del model.metadata_props[:]
+    if foreign == "metadata":
+        del model.metadata_props[:]
+    elif foreign == "context":
+        next(fact for fact in model.metadata_props if fact.key == "edgekit.context").value = "0"
+    else:  # it keeps logits of every position
+        graph = model.graph
+        graph.input.remove(next(value for value in graph.input if value.name == "logits_to_keep"))
     onnx.save(model, tmp_path / "copy" / "model.onnx")
-    with pytest.raises(InputError, match="does not say its context"):
+    with pytest.raises(InputError, match="is no graph of edgekit's: export one"):
         load(tmp_path / "copy", runtime="onnx")
