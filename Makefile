@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 NATIVE := $(shell find native/CMakeLists.txt native/include native/src -type f)
 C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc')
 
-.PHONY: demo test bench bench-fidelity bench-pruning bench-kernels kernel-cost cross runner format lint types clean
+.PHONY: demo test bench bench-fidelity bench-pruning bench-onnx bench-kernels kernel-cost cross runner format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
@@ -48,6 +48,13 @@ bench-pruning: $(VENV)/.test
 	@test -n "$(CALIB)" -a -n "$(TEXT)" || { echo "CALIB=FILE and TEXT=FILE are needed"; exit 2; }
 	$(BIN)/python tests/side_by_side/head_pruning.py $(FIDELITY_MODEL) --calib $(CALIB) --text $(TEXT) \
 	  --work build/pruning/$(notdir $(FIDELITY_MODEL)) $(BENCH)
+
+# edgekit's ONNX folder beside the int4 model of ONNX Runtime GenAI's builder, KL and speed of both in one run:
+# make bench-onnx CALIB=calib.txt TEXT=eval.txt [MODEL=CHECKPOINT] [BENCH='--threads 1 --json FILE']. On an idle machine.
+bench-onnx: $(VENV)/.test
+	@test -n "$(CALIB)" -a -n "$(TEXT)" || { echo "CALIB=FILE and TEXT=FILE are needed"; exit 2; }
+	$(BIN)/python tests/side_by_side/onnx_builder.py $(FIDELITY_MODEL) --calib $(CALIB) --text $(TEXT) \
+	  --work build/onnx/$(notdir $(FIDELITY_MODEL)) $(BENCH)
 
 # Instructions and a model's cycles of the ARM kernels; needs clang-19, llvm-mca-19 and the AArch64 cross compiler.
 kernel-cost: $(VENV)/.native
@@ -107,5 +114,5 @@ $(VENV)/.demo: $(VENV)/.pip pyproject.toml $(NATIVE)
 $(VENV)/.test: $(VENV)/.demo
 	@echo "installing llama-cpp-python and the development tools (compiles llama.cpp, about ten minutes the first time)"
 	$(PIP) --group dev
-	$(PIP) --editable '.[quantize,llama-cpp]'
+	$(PIP) --editable '.[quantize,onnx,llama-cpp]'
 	touch $@

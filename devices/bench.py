@@ -22,16 +22,16 @@ from edgekit.devices.result import BenchResult, Build, Config, Machine, Memory, 
 from edgekit.devices.verdict import judge
 from edgekit.models.errors import InputError
 from edgekit.models.gguf_header import read_header
-from edgekit.runtimes import DEFAULT_RUNTIME, CacheTypes, thread_count
+from edgekit.runtimes import CacheTypes, choose_runtime, thread_count
 from edgekit.runtimes.session import available_cores
 
-_PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "torch"}
+_PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "torch", "onnx": "onnxruntime"}
 
 
 def bench(
     model: Path,
     *,
-    runtime: str = DEFAULT_RUNTIME,
+    runtime: str | None = None,
     prompt_tokens: int = 512,
     gen_tokens: int = 64,
     reps: int = 5,
@@ -40,9 +40,10 @@ def bench(
 ) -> BenchResult:
     """Run fixed token ids `reps` times after one run to warm up, and once more in a process of its own for the memory.
 
-    Decoding is greedy and does not stop at end tokens. Raises InputError for a file that cannot be run, or options that
-    are out of range or beyond the model's context.
+    Decoding is greedy and does not stop at end tokens. `runtime`: None for `choose_runtime`'s. Raises
+    InputError for a file that cannot be run, or options that are out of range or beyond the model's context.
     """
+    runtime = choose_runtime(runtime, model)
     config = _config(runtime, prompt_tokens, gen_tokens, reps, threads, cache)
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     measure(model, runtime, prompt_tokens, gen_tokens, threads, cache)
@@ -125,10 +126,21 @@ def _build(runtime: str) -> Build:
 
 
 def model_file(path: Path) -> ModelFile:
-    """A file's digest and the bytes of each of its types; InputError where it is no whole GGUF."""
+    """A file's digest and the bytes of each of its types; InputError where it is no whole GGUF or ONNX folder."""
+    if path.is_dir():
+        return _onnx_folder(path)
     types: dict[str, int] = {}
     for tensor in read_header(path).tensors:
         kind = gguf.GGMLQuantizationType(tensor.ggml_type)
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         types[kind.name] = types.get(kind.name, 0) + math.prod(tensor.shape) // block * block_bytes
     return ModelFile(path=str(path), sha256=file_sha256(path), bytes=path.stat().st_size, types=types)
+
+
+def _onnx_folder(path: Path) -> ModelFile:
+    """A folder's graph and weights; the graph's sha256 stands for both, for it has that of the weights in it."""
+    from edgekit.runtimes.onnx import stored_types
+
+    types = {name.upper(): size for name, size in stored_types(path).items()}
+    size = sum(file.stat().st_size for file in path.glob("model.onnx*"))
+    return ModelFile(str(path), file_sha256(path / "model.onnx"), size, types)

@@ -11,7 +11,7 @@ from edgekit.planning import Planned
 from edgekit.quant.allocation import limit_of
 from edgekit.quant.candidates import candidate_formats, fallback
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Budget, Plan, predicted_kl, stored_bytes
+from edgekit.quant.plan import Budget, Plan, predicted_kl
 from edgekit.quant.rounding import Refinement
 from edgekit.recovery import Recovery
 from edgekit.report import AblationRow
@@ -58,7 +58,7 @@ def best_uniform(plan: Plan) -> dict[str, str] | None:
     else:
         limit = _cost(plan, plan.formats, by_bits)
     fitting = []
-    for name in budget.formats or candidate_formats():
+    for name in budget.formats or candidate_formats(container=budget.container):
         formats = {s.name: fallback(name, s.shape[1]).name for s in table}
         kl = predicted_kl(table, formats)
         if kl is not None and _cost(plan, formats, by_bits) <= limit:
@@ -92,5 +92,5 @@ def _bytes(plan: Plan, formats: Mapping[str, str]) -> int:
 
 def _cost(plan: Plan, formats: Mapping[str, str], by_bits: bool) -> float:
     """What `limit_of` limits: bytes of the matrices in the file, or by bits, without padding."""
-    shapes = ((format_of(formats[s.name]), s.shape) for s in plan.sensitivities)
-    return float(sum(format.bytes(*shape) if by_bits else stored_bytes(format, shape) for format, shape in shapes))
+    size = plan.container.bytes if by_bits else plan.container.stored_bytes
+    return float(sum(size(format_of(formats[s.name]), s.shape) for s in plan.sensitivities))

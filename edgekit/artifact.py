@@ -13,16 +13,20 @@ from edgekit.export.gguf import write_gguf
 from edgekit.planning import Planned
 from edgekit.pruning_file import read_pruning
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Plan, matrices, stored_bytes
+from edgekit.quant.plan import Plan, matrices
 from edgekit.recovery import Recovery
 from edgekit.report import AblationRow, ReportData, write_report
+from edgekit.report.data import plan_bits_per_weight
 from edgekit.target import DeviceLimit, predicted_speed
 from edgekit.zeros import ZeroCount, Zeros, is_pruned
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A written file. KLs in nats per token; `kld_measured`: dequantised weights on held-out calibration windows."""
+    """A written file or ONNX folder.
+
+    KLs in nats per token; `kld_measured`: dequantised weights on held-out calibration windows.
+    """
 
     path: Path
     bytes: int
@@ -36,6 +40,7 @@ class Artifact:
     training: Mapping[str, float] | None = None  # figures of distillation or quantisation-aware training
     zeros: Zeros | None = None  # of a pruned checkpoint
     ablation: tuple[AblationRow, ...] = ()  # with a report: what each step is worth
+    bits_per_weight: float | None = None  # of the matrices, as the file has them
 
 
 def written(source: Source, planned: Planned, recovery: Recovery | None, output: Path, clock: Clock) -> Artifact:
@@ -65,6 +70,7 @@ def written(source: Source, planned: Planned, recovery: Recovery | None, output:
         notes=notes(source, planned.plan) + tuple(stage.note for stage in (recovery, zeros) if stage is not None),
         training=None if recovery is None else recovery.figures,
         zeros=zeros,
+        bits_per_weight=plan_bits_per_weight(planned.plan),
     )
 
 
@@ -107,4 +113,4 @@ def _read_bytes(source: Source, plan: Plan) -> int:
     """What a decoded token reads of the matrices: all but an untied embedding, of which it looks up one row."""
     tensors = matrices(source.checkpoint.tensors)
     read = (t for t in tensors if source.checkpoint.spec.tied or t.role != "embedding")
-    return sum(stored_bytes(format_of(plan.formats[tensor.name]), tensor.shape) for tensor in read)
+    return sum(plan.container.stored_bytes(format_of(plan.formats[tensor.name]), tensor.shape) for tensor in read)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgekit.clock import Clock
-from edgekit.export.gguf import file_bytes
 from edgekit.measuring import Measure, Rounded
 from edgekit.models.calibration import calibration_windows, split
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
@@ -22,8 +21,9 @@ from edgekit.models.divergence import WINDOW
 from edgekit.models.forward import load_model
 from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
 from edgekit.quant.collection import collect
+from edgekit.quant.containers import GGUF, Container
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import MeasuredKl, Sensitivity, matrices, stored_bytes
+from edgekit.quant.plan import MeasuredKl, Sensitivity, matrices, priced
 from edgekit.quant.rescaling import Measurement
 from edgekit.quant.rescaling import calibrate as rescaled_by_measurement
 from edgekit.quant.rounding import Refinement
@@ -37,11 +37,10 @@ HELD_OUT_WINDOWS = 4  # of 512 tokens, of which the second half is scored
 
 @dataclass(frozen=True)
 class Source:
-    """What is quantised: an opened checkpoint, its tokenizer, and the bytes of a file that no format changes."""
+    """What is quantised: an opened checkpoint and its tokenizer."""
 
     checkpoint: Checkpoint
     tokenizer: TokenizerFiles
-    fixed_bytes: int
 
     @property
     def matrices(self) -> list[str]:
@@ -113,14 +112,16 @@ def open_source(checkpoint: str | Path, adapter: Path | None, clock: Clock) -> S
     """A checkpoint, with an adapter merged into it, and its tokenizer."""
     with clock.stage("open"):
         opened = open_checkpoint(checkpoint, adapter=adapter)
-        tokenizer = load_tokenizer(opened)
-        formats = {tensor.name: "f32" for tensor in matrices(opened.tensors)}
-        taken = sum(stored_bytes(format_of("f32"), tensor.shape) for tensor in matrices(opened.tensors))
-        return Source(opened, tokenizer, file_bytes(opened, tokenizer, formats) - taken)
+        return Source(opened, load_tokenizer(opened))
 
 
-def calibrate(calibration: Calibration, formats: tuple[str, ...], clock: Clock) -> Calibrated:
-    """Statistics from most of the calibration windows, and the table of those formats, corrected on the rest."""
+def calibrate(
+    calibration: Calibration, formats: tuple[str, ...], clock: Clock, container: Container = GGUF
+) -> Calibrated:
+    """Statistics from most of the calibration windows, and the table of those formats, corrected on the rest.
+
+    Its bytes are the container's.
+    """
     source = calibration.source
     with clock.stage("calibration"):
         windows = calibration.windows()
@@ -132,7 +133,9 @@ def calibrate(calibration: Calibration, formats: tuple[str, ...], clock: Clock) 
         rounded = Rounded(source.checkpoint, store)
         measure = Measure(lambda: source.model, measured, rounded, store)
         rescaled, measurements = rescaled_by_measurement(table, partial(measure, refinement=Refinement.GPTQ))
-    return Calibrated(tuple(rescaled), tuple(map(_probe, measurements)), rounded, measure, windows_sha256(windows))
+    return Calibrated(
+        priced(rescaled, container), tuple(map(_probe, measurements)), rounded, measure, windows_sha256(windows)
+    )
 
 
 def _error_table(

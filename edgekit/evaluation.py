@@ -15,7 +15,7 @@ from edgekit.models.divergence import WINDOW, TokenDivergences, evaluation_windo
 from edgekit.models.errors import InputError
 from edgekit.models.gguf_header import read_header
 from edgekit.models.tokenizer import TokenizerFiles, load_tokenizer
-from edgekit.runtimes import DEFAULT_RUNTIME, CacheTypes, Session, load
+from edgekit.runtimes import CacheTypes, Session, choose_runtime, load
 from edgekit.runtimes.session import choose_threads
 
 _BYTES_PER_TOKEN = 64  # far more than any tokenizer's average, to cut long texts before they are tokenised
@@ -48,18 +48,19 @@ def evaluate(
     *,
     reference: str | Path,
     text: Path,
-    runtime: str = DEFAULT_RUNTIME,
+    runtime: str | None = None,
     chunks: int | None = None,
     adapter: Path | None = None,
     threads: int | None = None,
     cache: CacheTypes | None = None,
     context: int = WINDOW,
 ) -> Evaluation:
-    """Compare a GGUF's predictions with its checkpoint's (`models/divergence.py` is the protocol).
+    """Compare a model's predictions with its checkpoint's (`models/divergence.py` is the protocol).
 
     `reference` is a checkpoint or an F32, F16 or BF16 GGUF, run in float32 by transformers; `adapter` is merged into it
-    first. `text` is a UTF-8 file of which the first `chunks` windows of `context` tokens are taken (None: all). Raises
-    InputError where the text is missing or fills no window, or where the two models' vocabularies differ.
+    first. `text` is a UTF-8 file of which the first `chunks` windows of `context` tokens are taken (None: all).
+    `runtime`: None for `choose_runtime`'s. Raises InputError where the text is missing or fills no window, or where the
+    two models' vocabularies differ.
     """
     if context < 8:
         raise InputError(f"a context of {context} tokens is too short to evaluate: choose 8 or more")
@@ -67,7 +68,8 @@ def evaluate(
     if context > checkpoint.spec.context:
         raise InputError(f"a context of {context} is beyond the {checkpoint.spec.context} of {reference}: choose less")
     tokenizer = load_tokenizer(checkpoint)
-    windows = _windows(tokenizer, text, context, chunks)
+    windows = text_windows(tokenizer, text, context, chunks)
+    runtime = choose_runtime(runtime, model)
     session = load(model, runtime=runtime, context=context, threads=threads, cache=cache)
     try:
         _check_vocabulary(session, tokenizer, checkpoint, windows, model)
@@ -75,17 +77,27 @@ def evaluate(
     finally:
         session.close()
     result = divergences.result()
-    size = model.stat().st_size
+    size, tensor_bytes = _sizes(model)
     return Evaluation(
         **vars(result),
         bytes=size,
-        tensor_bytes=size - read_header(model).data_offset,
+        tensor_bytes=tensor_bytes,
         chunks=len(windows),
         runtime=runtime,
     )
 
 
-def _windows(tokenizer: TokenizerFiles, text: Path, context: int, chunks: int | None) -> NDArray[np.int64]:
+def _sizes(model: Path) -> tuple[int, int]:
+    """A GGUF's bytes, with and without its header; an ONNX folder's graph and weights, which have no tokenizer."""
+    if model.is_dir():
+        size = sum(file.stat().st_size for file in model.glob("model.onnx*"))
+        return size, size
+    size = model.stat().st_size
+    return size, size - read_header(model).data_offset
+
+
+def text_windows(tokenizer: TokenizerFiles, text: Path, context: int, chunks: int | None) -> NDArray[np.int64]:
+    """The windows (W, context) of a text that are scored, at most `chunks`. Raises InputError as `evaluate` does."""
     try:
         content = text.read_bytes().decode("utf-8")  # line ends as they are
     except OSError as error:

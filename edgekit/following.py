@@ -7,18 +7,24 @@ from pathlib import Path
 
 from edgekit.calibrating import HELD_OUT_WINDOWS, Calibration, Source, windows_sha256
 from edgekit.clock import Clock
+from edgekit.file_size import fixed_bytes
 from edgekit.measuring import Rounded
 from edgekit.models.calibration import split
 from edgekit.models.errors import InputError
 from edgekit.planning import Planned, rounded_by_statistics
-from edgekit.quant.plan import Plan
+from edgekit.quant.containers import GGUF, Container
+from edgekit.quant.formats import format_of
+from edgekit.quant.plan import Budget, Plan, matrices, priced
 from edgekit.quant.plan_file import read_plan
 
 
-def planned_from_file(path: Path, calibration: Calibration, clock: Clock) -> Planned:
-    """The plan in a file, its matrices rounded by its own statistics: kept ones, or its calibration is repeated."""
+def planned_from_file(path: Path, calibration: Calibration, clock: Clock, container: Container = GGUF) -> Planned:
+    """The plan in a file, its matrices rounded by its own statistics: kept ones, or its calibration is repeated.
+
+    It speaks of the container's bytes, whatever kind of file it was made for.
+    """
     checkpoint = calibration.source.checkpoint
-    made = _read_plan(calibration.source, path)
+    made = plan_for(container, read_plan(path, checkpoint), calibration.source, path)
     if not rounded_by_statistics(made):
         return Planned(made, Rounded(checkpoint))
     stated = made.facts.get("windows_sha256")
@@ -51,7 +57,22 @@ def as_planned(calibration: Calibration, made: Plan, path: Path) -> Calibration:
     return replace(calibration, seed=seed, texts=texts)
 
 
-def _read_plan(source: Source, path: Path) -> Plan:
-    """The plan in a file, its bytes counted with this checkpoint's own header: names and templates may have changed."""
-    made = read_plan(path, source.checkpoint)
-    return replace(made, bytes=made.bytes - made.fixed_bytes + source.fixed_bytes, fixed_bytes=source.fixed_bytes)
+def plan_for(container: Container, made: Plan, source: Source, path: Path) -> Plan:
+    """A plan of that path in a container's bytes, with this checkpoint's own header: names, templates may have changed.
+
+    Of one for another kind of file the types stay, and what was said of that file's size is dropped. Raises InputError
+    where the container cannot carry the types.
+    """
+    container.require_carried(made.formats, source=str(path))
+    fixed, shapes = fixed_bytes(source, container), {t.name: t.shape for t in matrices(source.checkpoint.tensors)}
+    sizes = (container.stored_bytes(format_of(format), shapes[name]) for name, format in made.formats.items())
+    counted = replace(made, bytes=fixed + sum(sizes), fixed_bytes=fixed)
+    if made.container == container:
+        return counted
+    return replace(
+        counted,
+        sensitivities=priced(made.sensitivities, container),
+        budget=Budget(container=container),
+        curve=(),
+        measured=tuple(replace(measured, bytes=None) for measured in made.measured),
+    )

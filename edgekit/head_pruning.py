@@ -27,7 +27,7 @@ from edgekit.pruned_heads import HeadOptions, HeadsPruned
 from edgekit.pruning_file import PRUNING_FILE, pruning_text
 from edgekit.quant.cutting import cut, of_model
 from edgekit.quant.head_scores import SCORES
-from edgekit.quant.recovering import recover
+from edgekit.quant.recovering import METHOD, recover
 from edgekit.quant.removal import choose
 from edgekit.quant.repair import repair
 from edgekit.quant.store import store_key
@@ -180,7 +180,7 @@ def _windows(
 
 def _key(checkpoint: Checkpoint, structure: Structure, windows: _Windows, options: HeadOptions, seed: int) -> str:
     """The name of the folder of this very recovery."""
-    what = f"{windows.ids.tobytes().hex()} {structure.layers} {options.recover} {options.recover_seconds}"
+    what = f"{METHOD} {windows.ids.tobytes().hex()} {structure.layers} {options.recover} {options.recover_seconds}"
     return store_key(checkpoint, hashlib.sha256(what.encode()).hexdigest(), seed)
 
 
@@ -219,7 +219,7 @@ def pruned_folder(
 ) -> Path:
     """The folder under `work` that `prune_heads` writes; one of the same input that is there already is taken."""
     opened = open_checkpoint(checkpoint, adapter=adapter)
-    digest = hashlib.sha256(f"{options}".encode())
+    digest = hashlib.sha256(f"{METHOD} {options}".encode())
     for text in calib:
         digest.update(text.read_bytes())
     folder = work / f"pruned-{store_key(opened, digest.hexdigest(), seed)}"

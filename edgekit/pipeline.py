@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgekit import onnx_folder
 from edgekit.ablation import ablation
 from edgekit.artifact import Artifact, notes, reported, written
 from edgekit.calibrating import Calibration, open_source
 from edgekit.clock import Clock
+from edgekit.export.onnx.options import OnnxOptions
 from edgekit.following import as_planned, planned_from_file
 from edgekit.head_pruning import pruned_folder
 from edgekit.models.errors import InputError
 from edgekit.planning import planned_for
 from edgekit.pruned_heads import HeadOptions
+from edgekit.quant.containers import ONNX
 from edgekit.quant.plan import Plan
-from edgekit.quant.plan_file import write_plan
+from edgekit.quant.plan_file import read_plan, write_plan
 from edgekit.quant.store import work_folder
 from edgekit.recovery import distilled, finetuned
 from edgekit.target import Target, device_limit
@@ -140,6 +143,18 @@ def export(
     calib: Sequence[Path] = (),
     adapter: Path | None = None,
     work: Path | None = None,
+    onnx: OnnxOptions | None = None,
 ) -> Artifact:
-    """The last stage on its own: round as the plan file says. `calib` and `work` as for `quantize`."""
-    return quantize(checkpoint, output, plan=plan, calib=calib, adapter=adapter, work=work, report=False)
+    """The last stage on its own: round as the plan file says. `calib` and `work` as for `quantize`.
+
+    `output` is a GGUF, or with `onnx` a new folder; InputError where ONNX cannot carry the plan's formats.
+    """
+    if onnx is None:
+        return quantize(checkpoint, output, plan=plan, calib=calib, adapter=adapter, work=work, report=False)
+    clock = Clock()
+    source = open_source(checkpoint, adapter, clock)
+    onnx_folder.require_possible(source, read_plan(plan, source.checkpoint), output, onnx, plan)
+    with work_folder(work) as folder:
+        calibration = Calibration(source, tuple(calib), 0, folder, kept=work is not None)
+        planned = planned_from_file(plan, calibration, clock, ONNX)
+        return onnx_folder.written(source, planned, output, onnx, clock)

@@ -7,6 +7,7 @@ from functools import partial
 
 from edgekit.calibrating import Calibrated, Calibration, calibrate
 from edgekit.clock import Clock
+from edgekit.file_size import fixed_bytes
 from edgekit.measuring import Measure, Rounded
 from edgekit.quant.allocation import Allocation, allocate, require_possible, uniform
 from edgekit.quant.formats import format_of
@@ -32,7 +33,9 @@ class Planned:
 def planned_for(target: Target, limit: DeviceLimit | None, calibration: Calibration, clock: Clock) -> Planned:
     """The plan for a target; `limit` is its device's. Raises InputError where nothing fits."""
     source = calibration.source
-    tensors = matrices(source.checkpoint.tensors)
+    tensors, budget = matrices(source.checkpoint.tensors), budget_of(target, limit)
+    with clock.stage("open"):
+        fixed = fixed_bytes(source, budget.container)
     blank = Plan(
         fingerprint=source.checkpoint.fingerprint,
         formats={},
@@ -40,21 +43,20 @@ def planned_for(target: Target, limit: DeviceLimit | None, calibration: Calibrat
         kld_predicted=None,
         sensitivities=(),
         curve=(),
-        fixed_bytes=source.fixed_bytes,
-        budget=budget_of(target, limit),
+        fixed_bytes=fixed,
+        budget=budget,
         facts={"seed": calibration.seed, "calibration_texts": "\n".join(map(str, calibration.texts))},
     )
     if target.uniform is not None:
-        return _uniform(blank, uniform(tensors, target.uniform, source.fixed_bytes), calibration, clock)
-    assert blank.budget is not None
+        return _uniform(blank, uniform(tensors, target.uniform, fixed, budget.container), calibration, clock)
     time = None if limit is None else limit.time
     if time is None:
-        require_possible(tensors, blank.budget, source.fixed_bytes)
+        require_possible(tensors, budget, fixed)
     else:
-        require_possible_speed(tensors, blank.budget, time, source.fixed_bytes)
-    calibrated = calibrate(calibration, blank.budget.formats, clock)
-    planned = _allocated(blank, blank.budget, time, calibrated, clock)
-    return swapped(planned, blank.budget, calibrated, clock) if blank.budget.max_kl is None else planned
+        require_possible_speed(tensors, budget, time, fixed)
+    calibrated = calibrate(calibration, budget.formats, clock, budget.container)
+    planned = _allocated(blank, budget, time, calibrated, clock)
+    return swapped(planned, budget, calibrated, clock) if budget.max_kl is None else planned
 
 
 def rounded_by_statistics(plan: Plan) -> bool:
@@ -84,7 +86,7 @@ def _uniform(blank: Plan, choice: Allocation, calibration: Calibration, clock: C
     made = replace(blank, formats=choice.formats, bytes=choice.bytes, note=choice.note)
     if not rounded_by_statistics(made):
         return Planned(made, Rounded(calibration.source.checkpoint))
-    calibrated = calibrate(calibration, tuple(sorted(set(choice.formats.values()))), clock)
+    calibrated = calibrate(calibration, tuple(sorted(set(choice.formats.values()))), clock, made.container)
     return _measured(made, calibrated, clock)
 
 

@@ -112,6 +112,7 @@ class HeadsPruned:
             "held_out": {stage: _judgement(judgement) for stage, judgement in self.quality.items()},
             "repair": asdict(self.repaired),
             "recovery": None if self.recovered is None else asdict(self.recovered),
+            "seconds": {stage: round(seconds, 1) for stage, seconds in self.seconds.items()},
             "files": {
                 "note": "Q8_0 files in the native runtime, on the machine that pruned",
                 "before": asdict(self.before),

@@ -10,6 +10,7 @@ from edgekit.devices.profile import Device, load_device
 from edgekit.models.errors import InputError
 from edgekit.models.spec import ModelSpec
 from edgekit.quant.candidates import candidate_formats
+from edgekit.quant.containers import GGUF, Container
 from edgekit.quant.plan import Budget
 from edgekit.quant.speed import DecodeTime
 from edgekit.report import DevicePrediction
@@ -21,6 +22,8 @@ OBJECTIVES = ("size", "speed")
 @dataclass(frozen=True)
 class Target:
     """One of: a size, bits per weight, a device, or a single format everywhere; and the formats to choose from.
+
+    container: the kind of file, which limits the formats and in whose bytes all is counted.
 
     size_bytes: the whole file, header included. bpw: mean bits per weight of the matrices. device: a profile's name or
     TOML file; tps (tokens per second), max_kl (nats per token) and context (positions; None: the model's own, at most
@@ -37,6 +40,7 @@ class Target:
     objective: str = "size"
     bits: tuple[int, ...] = ()
     formats: tuple[str, ...] = ()
+    container: Container = GGUF
 
     def __post_init__(self) -> None:
         budgets = {"--size": self.size_bytes, "--bpw": self.bpw, "--device": self.device}
@@ -50,6 +54,11 @@ class Target:
             )
         if self.bpw is not None and not 0 < self.bpw <= 32:
             raise InputError(f"--bpw {self.bpw:g} is out of range: give more than 0 and at most 32 bits per weight")
+        if self.device is not None and self.container != GGUF:
+            raise InputError(
+                f"--device speaks of GGUF's types in the native runtime: with --for {self.container.name} "
+                "give --size or --bpw"
+            )
         if self.objective not in OBJECTIVES:
             raise InputError(f"there is no objective {self.objective!r}: choose size or speed")
         if self.objective == "speed" and self.device is None:
@@ -60,7 +69,7 @@ class Target:
     @property
     def candidates(self) -> tuple[str, ...]:
         """The names of the formats to choose from."""
-        return candidate_formats(self.bits or None, self.formats or None)
+        return candidate_formats(self.bits or None, self.formats or None, self.container)
 
     @property
     def uniform(self) -> str | None:
@@ -101,7 +110,9 @@ def budget_of(target: Target, limit: DeviceLimit | None) -> Budget:
     """The budget of a target; `limit` is `device_limit`'s."""
     if limit is not None:
         return Budget(max_bytes=limit.limit.bytes, max_kl=target.max_kl, formats=target.candidates)
-    return Budget(max_bytes=target.size_bytes, max_bpw=target.bpw, formats=target.candidates)
+    return Budget(
+        max_bytes=target.size_bytes, max_bpw=target.bpw, formats=target.candidates, container=target.container
+    )
 
 
 def predicted_speed(limit: DeviceLimit, spec: ModelSpec, read_bytes: int) -> DevicePrediction:

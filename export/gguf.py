@@ -23,9 +23,9 @@ from edgekit.models.rope import ROPE_FACTORS, rope_factors
 from edgekit.models.spec import MATRIX_ROLES, TensorSpec
 from edgekit.models.tokenizer import TokenizerFiles
 from edgekit.models.tokenizer_gguf import tokenizer_metadata
+from edgekit.quant.containers import GGUF
 from edgekit.quant.formats import Blocks, Format, format_of
 from edgekit.quant.formats.f32 import F32
-from edgekit.quant.plan import ALIGNMENT
 
 _QUANTISATION_VERSION = 2  # ggml's GGML_QNT_VERSION
 
@@ -219,4 +219,4 @@ def _data_bytes(layout: Mapping[str, _Entry]) -> int:
 
 
 def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return -(-size // GGUF.alignment) * GGUF.alignment

@@ -47,11 +47,9 @@ def write_folder(
         raise InputError(f"{checkpoint.path} is no folder with tokenizer files: give a Hugging Face checkpoint")
     family = family_of(config)
     shards = _shards([_entry(checkpoint, tensor) for tensor in family.tensors(family.read_spec(config))])
-    with _new_folder(folder) as target:
-        for name in COPIED:
-            if (checkpoint.path / name).is_file():
-                shutil.copyfile(checkpoint.path / name, target / name)
-        for name, text in {"config.json": _json(config), **texts}.items():
+    with new_folder(folder) as target:
+        copy_tokenizer(checkpoint, target)
+        for name, text in {"config.json": json_text(config), **texts}.items():
             (target / name).write_text(text, encoding="utf-8")
         for file, entries in shards.items():
             _write_safetensors(target / file, entries, read)
@@ -59,8 +57,15 @@ def write_folder(
         if len(shards) > 1:
             weight_map = {entry.name: file for file, entries in shards.items() for entry in entries}
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (target / "model.safetensors.index.json").write_text(_json(index), encoding="utf-8")
+            (target / "model.safetensors.index.json").write_text(json_text(index), encoding="utf-8")
         return sum((target / file).stat().st_size for file in shards)
+
+
+def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy what the checkpoint's folder has beside config and weights."""
+    for name in COPIED:
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, folder / name)
 
 
 def require_new(folder: Path) -> None:
@@ -129,12 +134,12 @@ def _stored(entry: _Entry, values: NDArray[np.float32]) -> memoryview:
     return format_of(entry.dtype.lower()).encode(values.reshape(1, -1), None).data
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends without an error, and is removed otherwise."""
     require_new(folder)
     target = folder.with_name(f".{folder.name}.{os.getpid()}.partial")

@@ -1,4 +1,4 @@
-"""Llama 3's frequency-dependent RoPE scaling as ggml carries it: one divisor per rotated pair."""
+"""Rotary frequencies, and Llama 3's scaling of them as ggml carries it: one divisor per rotated pair."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.models.spec import Llama3Scaling, ModelSpec
+from edgekit.models.spec import LinearScaling, Llama3Scaling, ModelSpec
 
 ROPE_FACTORS = "rope_freqs.weight"  # the GGUF tensor of `rope_factors`
+
+
+def inverse_frequencies(spec: ModelSpec, *, sliding: bool = False) -> NDArray[np.float64]:
+    """The angle of each rotated pair per position, (head_dim / 2,), in full layers or in sliding ones.
+
+    A scaling is the full layers': sliding ones with a base of their own are not scaled.
+    """
+    theta, scaling = spec.rope.theta, spec.rope.scaling
+    if sliding and spec.rope.local_theta is not None:
+        theta, scaling = spec.rope.local_theta, None
+    frequencies = _frequencies(theta, spec.head_dim)
+    if isinstance(scaling, LinearScaling):
+        return frequencies / scaling.factor
+    if isinstance(scaling, Llama3Scaling):
+        return frequencies / llama3_factors(theta, spec.head_dim, scaling)
+    return frequencies
 
 
 def rope_factors(spec: ModelSpec) -> NDArray[np.float32] | None:
@@ -25,11 +41,14 @@ def rope_factors(spec: ModelSpec) -> NDArray[np.float32] | None:
 
 def llama3_factors(theta: float, head_dim: int, scaling: Llama3Scaling) -> NDArray[np.float32]:
     """`rope_factors` from its parts."""
-    frequencies = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    turns = scaling.original_context * frequencies / (2 * np.pi)
+    turns = scaling.original_context * _frequencies(theta, head_dim) / (2 * np.pi)
     kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     kept = np.clip(kept, 0.0, 1.0)
     return (1.0 / ((1.0 - kept) / scaling.factor + kept)).astype(np.float32)
+
+
+def _frequencies(theta: float, head_dim: int) -> NDArray[np.float64]:
+    return theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
 
 
 def find_llama3(

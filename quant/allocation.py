@@ -11,9 +11,10 @@ import numpy as np
 from edgekit.models.errors import InputError
 from edgekit.models.spec import TensorSpec
 from edgekit.quant.candidates import candidate_formats, carried_formats, fallback
+from edgekit.quant.containers import GGUF, Container
 from edgekit.quant.formats import format_of
 from edgekit.quant.knapsack import FloatVector, Items, solve, undominated, walk
-from edgekit.quant.plan import Budget, Candidate, CurvePoint, Sensitivity, stored_bytes
+from edgekit.quant.plan import Budget, Candidate, CurvePoint, Sensitivity
 
 CURVE_POINTS = 40
 ROUNDING = 1e-12  # relative: what summing in another order may change of a KL
@@ -92,8 +93,10 @@ def table_of_shapes(tensors: Sequence[TensorSpec], budget: Budget) -> list[Sensi
             role=tensor.role,
             layer=tensor.layer,
             candidates=tuple(
-                Candidate(format.name, stored_bytes(format, tensor.shape), 0.0)
-                for format in carried_formats(budget.formats or candidate_formats(), tensor.shape[1])
+                Candidate(format.name, budget.container.stored_bytes(format, tensor.shape), 0.0)
+                for format in carried_formats(
+                    budget.formats or candidate_formats(container=budget.container), tensor.shape[1]
+                )
             ),
             shape=(tensor.shape[0], tensor.shape[1]),
         )
@@ -101,7 +104,9 @@ def table_of_shapes(tensors: Sequence[TensorSpec], budget: Budget) -> list[Sensi
     ]
 
 
-def uniform(tensors: Sequence[TensorSpec], format: str, fixed_bytes: int = 0) -> Allocation:
+def uniform(
+    tensors: Sequence[TensorSpec], format: str, fixed_bytes: int = 0, container: Container = GGUF
+) -> Allocation:
     """One format for every matrix that can carry it; others take what stands in for it (`fallback`): `note` says so.
 
     `tensors` are the checkpoint's matrices. No statistics are needed, so the KL is None.
@@ -110,7 +115,7 @@ def uniform(tensors: Sequence[TensorSpec], format: str, fixed_bytes: int = 0) ->
     others = {name: taken.name for name, taken in chosen.items() if taken.name != format_of(format).name}
     return Allocation(
         formats={name: taken.name for name, taken in chosen.items()},
-        bytes=fixed_bytes + sum(stored_bytes(chosen[tensor.name], tensor.shape) for tensor in tensors),
+        bytes=fixed_bytes + sum(container.stored_bytes(chosen[tensor.name], tensor.shape) for tensor in tensors),
         kl=None,
         curve=(),
         note=_fallback_note(format, others, len(chosen)) if others else None,
@@ -140,7 +145,7 @@ def costs_of(sensitivity: Sensitivity, budget: Budget) -> Costs:
     if budget.max_bpw is None:
         costs = [candidate.bytes for candidate in candidates]
     else:  # bits per weight are counted without the padding
-        costs = [format_of(candidate.format).bytes(*sensitivity.shape) for candidate in candidates]
+        costs = [budget.container.bytes(format_of(candidate.format), sensitivity.shape) for candidate in candidates]
     kls = np.array([candidate.kl for candidate in candidates], dtype=np.float64)
     return Costs(sensitivity.name, candidates, np.array(costs, dtype=np.float64), kls)
 

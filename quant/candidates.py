@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from edgekit.models.errors import InputError
+from edgekit.quant.containers import GGUF, Container
 from edgekit.quant.formats import FORMATS, Format, format_of
 
 DEFAULT_WIDTHS = (4, 5, 6, 8, 16)
 OVERFLOW = 65504.0  # the largest float16: a matrix with more is stored as bf16 where f16 was asked for
 
 
-def candidate_formats(bits: tuple[int, ...] | None = None, formats: tuple[str, ...] | None = None) -> tuple[str, ...]:
+def candidate_formats(
+    bits: tuple[int, ...] | None = None, formats: tuple[str, ...] | None = None, container: Container = GGUF
+) -> tuple[str, ...]:
     """The names of the formats of those widths, or of those names, in the order of FORMATS; by default of all widths.
 
-    Width 16 is f16 (bf16 has three bits less and llama.cpp multiplies in it more slowly); bf16 and f32 are had by name.
-    Raises InputError for an unknown width or name, and for both at once.
+    Only those that the container carries. Width 16 is f16 (bf16 has three bits less and llama.cpp multiplies in it more
+    slowly); bf16 and f32 are had by name. Raises InputError for an unknown width or name, for one that the container
+    does not carry, and for both at once.
     """
     if bits and formats:
         raise InputError("--bits and --formats exclude each other: give one of the two")
     if formats:
         wanted = {format_of(name).name for name in formats}
+        for name in sorted(wanted - set(container.formats)):
+            raise InputError(f"{container.title} cannot carry {name}: choose from {', '.join(container.formats)}")
         return tuple(format.name for format in FORMATS if format.name in wanted)
+    carried = [format for format in FORMATS if format.name in container.formats and format.name != "bf16"]
     widths = bits or DEFAULT_WIDTHS
     for width in widths:
         if width not in DEFAULT_WIDTHS:
             raise InputError(f"no type is {width} bits wide: choose from {', '.join(map(str, DEFAULT_WIDTHS))}")
-    return tuple(format.name for format in FORMATS if format.width in widths and format.name != "bf16")
+        if bits and not any(format.width == width for format in carried):
+            raise InputError(
+                f"{container.title} carries no type of {width} bits: choose from {', '.join(container.formats)}"
+            )
+    return tuple(format.name for format in carried if format.width in widths)
 
 
 def fallback(name: str, columns: int) -> Format:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,27 +14,27 @@ from edgekit.models.families import family_of
 from edgekit.models.families.counts import pruned_config
 from edgekit.models.forward import parameter_name
 from edgekit.models.sources.stored import StoredTensor
-from edgekit.models.spec import TensorSpec
 from edgekit.quant.formats import format_of
 from edgekit.quant.structure import Structure
 
 
-class _Cut:
-    """A checkpoint's tensors under the same names, without what the structure leaves out."""
+@dataclass(frozen=True)
+class _Changed:
+    """A source's tensors under the same names and in the same types, with other values."""
 
-    def __init__(self, source: TensorSource, tensors: Mapping[str, TensorSpec], structure: Structure) -> None:
-        self._source, self._tensors, self._structure = source, tensors, structure
+    source: TensorSource
+    values: Callable[[str], NDArray[np.float32]]
 
     @property
     def stored(self) -> Mapping[str, StoredTensor]:
-        """The uncut tensors' places."""
-        return self._source.stored
+        """The places of the unchanged tensors."""
+        return self.source.stored
 
     def dtype(self, name: str) -> str:
-        return self._source.dtype(name)
+        return self.source.dtype(name)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self._structure.take(self._tensors[name], self._source.read(name)))
+        return self.values(name)
 
 
 def cut(checkpoint: Checkpoint, structure: Structure) -> Checkpoint:
@@ -42,27 +42,13 @@ def cut(checkpoint: Checkpoint, structure: Structure) -> Checkpoint:
     config = pruned_config(checkpoint.config, structure.pruned_spec)
     family = family_of(config)
     spec = family.read_spec(config)
-    source = _Cut(checkpoint.source, {tensor.name: tensor for tensor in checkpoint.tensors}, structure)
+    uncut = {tensor.name: tensor for tensor in checkpoint.tensors}
+
+    def values(name: str) -> NDArray[np.float32]:
+        return np.ascontiguousarray(structure.take(uncut[name], checkpoint.source.read(name)))
+
+    source = _Changed(checkpoint.source, values)
     return replace(checkpoint, spec=spec, config=config, tensors=family.tensors(spec), source=source)
-
-
-class _OfModel:
-    """Tensors as a model has them now, in the types of a checkpoint's."""
-
-    def __init__(self, source: TensorSource, model: Any) -> None:
-        self._source, self._parameters = source, dict(model.named_parameters())
-
-    @property
-    def stored(self) -> Mapping[str, StoredTensor]:
-        """The places of those that the model came from."""
-        return self._source.stored
-
-    def dtype(self, name: str) -> str:
-        return self._source.dtype(name)
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = self._parameters[parameter_name(name)].detach().numpy()
-        return values
 
 
 def of_model(checkpoint: Checkpoint, model: Any) -> Checkpoint:
@@ -77,4 +63,9 @@ def of_model(checkpoint: Checkpoint, model: Any) -> Checkpoint:
             values = parameters[parameter_name(tensor.name)].data.numpy()
             format = format_of(dtype.lower())
             values[...] = format.decode(format.encode(values.reshape(1, -1), None)).reshape(values.shape)
-    return replace(checkpoint, source=_OfModel(checkpoint.source, model))
+
+    def values_now(name: str) -> NDArray[np.float32]:
+        now: NDArray[np.float32] = parameters[parameter_name(name)].detach().numpy()
+        return now
+
+    return replace(checkpoint, source=_Changed(checkpoint.source, values_now))

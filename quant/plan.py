@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.spec import MATRIX_ROLES, TensorSpec
-from edgekit.quant.formats import Format, format_of
-
-ALIGNMENT = 32  # GGUF's general.alignment: every tensor's data is padded to a multiple of it
+from edgekit.quant.containers import GGUF, Container
+from edgekit.quant.formats import format_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Budget:
     max_kl: float | None = None  # nats per token
     formats: tuple[str, ...] = ()  # candidate format names, () for all
     max_bpw: float | None = None  # mean bits per weight of the matrices' blocks: no header, no vectors, no padding
+    container: Container = GGUF  # the kind of file
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Plan:
 
     fingerprint: str  # of the checkpoint: names and shapes of its tensors
     formats: dict[str, str]
-    bytes: int  # the whole file
+    bytes: int  # the whole file; of ONNX at most
     kld_predicted: float | None
     sensitivities: tuple[Sensitivity, ...]
     curve: tuple[CurvePoint, ...]
@@ -82,16 +82,35 @@ class Plan:
     budget: Budget | None = None  # what was asked for
     facts: Mapping[str, str | int | float] = field(default_factory=dict)  # what its rounding's statistics come from
 
-
-def stored_bytes(format: Format, shape: tuple[int, ...]) -> int:
-    """What a matrix takes in the file, padding included."""
-    rows, columns = shape
-    return -(-format.bytes(rows, columns) // ALIGNMENT) * ALIGNMENT
+    @property
+    def container(self) -> Container:
+        """The kind of file that its bytes are of."""
+        return GGUF if self.budget is None else self.budget.container
 
 
 def matrices(tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The tensors that a plan speaks of; vectors are always F32."""
     return tuple(tensor for tensor in tensors if tensor.role in MATRIX_ROLES)
+
+
+def priced(table: Sequence[Sensitivity], container: Container) -> tuple[Sensitivity, ...]:
+    """The table's candidates that a container carries, with their bytes in it."""
+    return tuple(
+        replace(
+            row,
+            candidates=tuple(
+                sorted(
+                    (
+                        replace(each, bytes=container.stored_bytes(format_of(each.format), row.shape))
+                        for each in row.candidates
+                        if each.format in container.formats
+                    ),
+                    key=lambda candidate: (candidate.bytes, candidate.kl),
+                )
+            ),
+        )
+        for row in table
+    )
 
 
 def replan(plan: Plan, checkpoint: Checkpoint, *, source: str = "the plan") -> Plan:
@@ -113,6 +132,7 @@ def derive(plan: Plan, shapes: Mapping[str, tuple[int, ...]], *, source: str) ->
         raise InputError(f'{source}: the model has no matrix "{name}": remove that entry')
     for name in sorted(shapes.keys() - plan.formats.keys()):
         raise InputError(f'{source}: the matrix "{name}" is missing: add it with a type')
+    plan.container.require_carried(plan.formats, source=source)
     total = plan.fixed_bytes
     for name, shape in shapes.items():
         format = format_of(plan.formats[name])
@@ -121,7 +141,7 @@ def derive(plan: Plan, shapes: Mapping[str, tuple[int, ...]], *, source: str) ->
                 f'{source}: {format.name} cannot carry "{name}", whose rows have {shape[1]} weights: '
                 f"it takes multiples of {format.block}"
             )
-        total += stored_bytes(format, shape)
+        total += plan.container.stored_bytes(format, shape)
     kl = predicted_kl(plan.sensitivities, plan.formats)
     if total == plan.bytes and _same(kl, plan.kld_predicted):
         return plan

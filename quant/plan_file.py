@@ -3,7 +3,7 @@
     {
       "schema_version": 1,
       "fingerprint": "...", "bytes": ..., "fixed_bytes": ..., "kld_predicted": ..., "note": ...,
-      "budget": {"max_bytes": ..., "max_kl": ..., "max_bpw": ..., "formats": [...]},
+      "budget": {"max_bytes": ..., "max_kl": ..., "max_bpw": ..., "formats": [...], "container": "gguf"},
       "facts": {"seed": 0, "calibration_texts": "notes.txt", "windows_sha256": "..."},
       "tensors": {"NAME": {"format": "q5_1", "bytes": ..., "kl": ...}, ...},
       "table": {"NAME": {"role": "q", "layer": 0, "shape": [N, K], "candidates": [[type, bytes, kl, kl_error], ...]}},
@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.models.files import atomic_write
+from edgekit.quant.containers import Container, container_named
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import Budget, Candidate, CurvePoint, MeasuredKl, Plan, Sensitivity, derive, replan
 
@@ -76,7 +77,9 @@ def _encode(plan: Plan) -> str:
         "fixed_bytes": _line(plan.fixed_bytes),
         "kld_predicted": _line(plan.kld_predicted),
         "note": _line(plan.note),
-        "budget": _line(None if plan.budget is None else asdict(plan.budget)),
+        "budget": _line(
+            None if plan.budget is None else asdict(plan.budget) | {"container": plan.budget.container.name}
+        ),
         "facts": _line(dict(plan.facts)),
         "tensors": _lines(tensors),
         "table": _lines(rows),
@@ -177,7 +180,16 @@ def _budget(value: Any, where: str) -> Budget:
         max_kl=_optional(_number, fields.get("max_kl"), f'{where}, "max_kl"'),
         formats=tuple(_text(name, where) for name in _sequence(fields.get("formats", []), f'{where}, "formats"')),
         max_bpw=_optional(_number, fields.get("max_bpw"), f'{where}, "max_bpw"'),
+        container=_container(fields.get("container", "gguf"), f'{where}, "container"'),
     )
+
+
+def _container(value: Any, where: str) -> Container:
+    name = _text(value, where)
+    try:
+        return container_named(name)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _facts(value: Any, where: str) -> dict[str, str | int | float]:

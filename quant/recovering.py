@@ -37,6 +37,7 @@ LEARNING_RATE = 1e-3  # of a matrix's root mean square; falls to zero
 BETAS = (0.9, 0.95)
 JUDGEMENTS = 8  # times that the held-out windows are looked at, and that the state is kept
 STATE = "recovery.pt"
+METHOD = 1  # to be raised with every change of what scores, repair or recovery give
 
 
 @dataclass(frozen=True)

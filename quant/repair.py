@@ -178,9 +178,11 @@ class _Walk:
 
         now = _Watch(pruned.mlp.down_proj, inputs=True)
         stream = self.pruned.through(index, now)
-        stream -= feed_forward_norm(now.outputs)
-        yield self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, now, stream, feed_forward_norm, end)
-        stream += feed_forward_norm(pruned.mlp.down_proj(now.inputs))
+        before = stream - feed_forward_norm(now.outputs)
+        refit = self._refit(f"{name}.mlp.down_proj", pruned.mlp.down_proj, now, before, feed_forward_norm, end)
+        yield refit
+        if refit.ridge is not None:
+            stream = before + feed_forward_norm(pruned.mlp.down_proj(now.inputs))
         self.whole.hidden, self.pruned.hidden = end, stream
 
     def _refit(
@@ -189,11 +191,11 @@ class _Walk:
         """Change the linear (D, K) so that the stream (W, T, D) with its normed outputs comes nearer the target."""
         import torch
 
-        weights = 1 / target.square().mean(dim=-1)
+        missing, weights = target - stream, 1 / target.square().mean(dim=-1)
 
         def error(outputs: torch.Tensor) -> float:
             """On the windows held out."""
-            left = target[self.fit_on :] - stream[self.fit_on :] - norm(outputs)
+            left = missing[self.fit_on :] - norm(outputs)
             return float((left.square().mean(dim=2) * weights[self.fit_on :]).double().mean())
 
         before = error(now.outputs[self.fit_on :])
@@ -203,7 +205,7 @@ class _Walk:
         x, outputs = now.inputs[: self.fit_on], now.outputs[: self.fit_on]
         if linear.bias is not None:
             x = torch.nn.functional.pad(x, (0, 1), value=1.0)
-        wanted = target[: self.fit_on] - stream[: self.fit_on] - norm(outputs)
+        wanted = missing[: self.fit_on] - norm(outputs)
         moments = _Moments.of(x * norm.factor(outputs), wanted, weights[: self.fit_on])
         for ridge, change in moments.solutions(norm.gain(outputs.shape[2])):
             weight = linear.weight.data + change[:, : linear.in_features]

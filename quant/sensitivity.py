@@ -12,8 +12,9 @@ from edgekit.models.checkpoint import Checkpoint
 from edgekit.models.errors import InputError
 from edgekit.quant.candidates import carried_formats
 from edgekit.quant.compensation import compensated
+from edgekit.quant.containers import GGUF
 from edgekit.quant.formats import Format, format_of
-from edgekit.quant.plan import Candidate, Sensitivity, stored_bytes
+from edgekit.quant.plan import Candidate, Sensitivity
 from edgekit.quant.quadratic import quadratic_kl
 from edgekit.quant.rounding import fits_float16, round_to_nearest
 from edgekit.quant.row_sample import draw_rows
@@ -45,7 +46,7 @@ def table_of(rows: Mapping[str, tuple[Candidate, ...]], checkpoint: Checkpoint) 
 def evaluate_formats(
     values: NDArray[np.float32], matrix: MatrixStatistics, formats: Sequence[Format], *, seed: int = 0
 ) -> tuple[Candidate, ...]:
-    """The candidates of one matrix (N, K) float32, in ascending bytes; bf16 replaces f16 where float16 overflows.
+    """The candidates of one matrix (N, K) float32, in ascending GGUF bytes; bf16 replaces f16 where float16 overflows.
 
     Each is rounded to nearest and by GPTQ on the windows of the fit; its KL is the smaller one on those held out.
     """
@@ -71,5 +72,5 @@ def evaluate_formats(
         raise InputError(
             f'the predicted KL of "{matrix.name}" is not a finite number: its weights are out of any range'
         )
-    candidates = [Candidate(name, stored_bytes(format_of(name), shape), *kl) for name, kl in kls.items()]
+    candidates = [Candidate(name, GGUF.stored_bytes(format_of(name), shape), *kl) for name, kl in kls.items()]
     return tuple(sorted(candidates, key=lambda candidate: (candidate.bytes, candidate.kl)))

@@ -108,7 +108,7 @@ class Runtime(Protocol):
     """What a runtime's module provides; `runtimes.RUNTIMES` lists the modules."""
 
     def load(self, path: Path, *, context: int | None, threads: int | None, cache: CacheTypes | None = None) -> Session:
-        """Open a GGUF; None means `choose_context`'s default, every core that may be used, the runtime's own types.
+        """Open a model; None means `choose_context`'s default, every core that may be used, the runtime's own types.
 
         InputError where the runtime does not have that `cache`.
         """

@@ -1,4 +1,4 @@
-"""GGUF files with every matrix in one format, text for the sample model, and the marks of the runtimes' tests."""
+"""GGUF and ONNX with every matrix in one format, text for the sample model, and the marks of the runtimes' tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from edgekit.models.tokenizer import load_tokenizer
 from edgekit.quant.formats import format_of
 
 SAMPLE = Path(__file__).parent / "assets" / "sample"
-PACKAGES = {"native": "edgekit._native", "llama.cpp": "llama_cpp", "torch": "torch"}
+PACKAGES = {"native": "edgekit._native", "llama.cpp": "llama_cpp", "torch": "torch", "onnx": "onnxruntime"}
+GGUF_RUNTIMES = ("native", "llama.cpp", "torch")
 
 
 def write_plain(path: Path, format: str, source: Path = SAMPLE) -> Path:
@@ -25,6 +26,19 @@ def write_plain(path: Path, format: str, source: Path = SAMPLE) -> Path:
     blocks = ((name, format_of(format).encode(checkpoint.read(name), None)) for name in names)
     write_gguf(checkpoint, load_tokenizer(checkpoint), blocks, dict.fromkeys(names, format), path)
     return path
+
+
+def write_plain_onnx(folder: Path, format: str, source: Path = SAMPLE, **options: bool) -> Path:
+    """The same for ONNX; activations stay float32, or, where `options` say portable, as the runtime has them."""
+    from edgekit.export.onnx.options import OnnxOptions
+    from edgekit.export.onnx.write import write_onnx
+
+    checkpoint = open_checkpoint(source)
+    names = [tensor.name for tensor in checkpoint.tensors if tensor.role in MATRIX_ROLES]
+    blocks = ((name, format_of(format).encode(checkpoint.read(name), None)) for name in names)
+    chosen = OnnxOptions(accuracy_level=1, **options)
+    write_onnx(checkpoint, load_tokenizer(checkpoint), blocks, dict.fromkeys(names, format), folder, options=chosen)
+    return folder
 
 
 def story(sentences: int, seed: int = 0) -> str:

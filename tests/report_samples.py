@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekit.models.spec import ModelSpec, Role, Rope, TensorSpec
+from edgekit.quant.containers import GGUF
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Candidate, CurvePoint, MeasuredKl, Plan, Sensitivity, stored_bytes
+from edgekit.quant.plan import Candidate, CurvePoint, MeasuredKl, Plan, Sensitivity
 from edgekit.report import AblationRow, DevicePrediction, ReportData
 
 CANDIDATES = ("q4_0", "iq4_nl", "q4_k", "q5_0", "q6_k", "q8_0", "f16")
@@ -31,7 +32,7 @@ def sample_report(
     sizes = {(s.name, c.format): c.bytes for s in sensitivities for c in s.candidates}
     kls = {(s.name, c.format): c.kl for s in sensitivities for c in s.candidates}
     header = 120_000 + 16 * vocab
-    vectors = sum(stored_bytes(format_of("f32"), (1, t.shape[0])) for t in tensors if len(t.shape) == 1)
+    vectors = sum(GGUF.stored_bytes(format_of("f32"), (1, t.shape[0])) for t in tensors if len(t.shape) == 1)
     size = header + vectors + sum(sizes[choice] for choice in formats.items())
     kl = sum(kls[choice] for choice in formats.items())
     curve = tuple(CurvePoint(int(size * (0.8 + 0.05 * step)), kl * 4.0 ** (4 - step)) for step in range(16))
@@ -115,5 +116,5 @@ def _sensitivity(tensor: TensorSpec, index: int, layers: int) -> Sensitivity:
     for name in CANDIDATES:
         format = format_of(name)
         kl = base * 4.0 ** (4.5 - format.bits_per_weight)
-        candidates.append(Candidate(name, stored_bytes(format, (rows, columns)), kl))
+        candidates.append(Candidate(name, GGUF.stored_bytes(format, (rows, columns)), kl))
     return Sensitivity(tensor.name, tensor.role, tensor.layer, tuple(sorted(candidates, key=lambda c: c.bytes)))

@@ -11,8 +11,9 @@ import pytest
 from edgekit.ablation import ablation, best_uniform, steps
 from edgekit.clock import Clock
 from edgekit.planning import Planned
+from edgekit.quant.containers import GGUF, ONNX
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity, stored_bytes
+from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity, priced
 from edgekit.quant.rounding import Refinement
 from edgekit.recovery import Recovery
 
@@ -25,18 +26,18 @@ def sensitivity(name: str, columns: int | None = None) -> Sensitivity:
     rows, width = SHAPES[name]
     shape = (rows, columns or width)
     formats = [format_of(each) for each in KLS if format_of(each).carries(shape[1])]
-    candidates = (Candidate(each.name, stored_bytes(each, shape), KLS[each.name]) for each in formats)
+    candidates = (Candidate(each.name, GGUF.stored_bytes(each, shape), KLS[each.name]) for each in formats)
     return Sensitivity(name, "q", 0, tuple(sorted(candidates, key=lambda c: c.bytes)), shape)
 
 
 def plan(budget: Budget, **formats: str) -> Plan:
     table = tuple(map(sensitivity, SHAPES))
-    size = FIXED + sum(stored_bytes(format_of(formats[name]), SHAPES[name]) for name in formats)
+    size = FIXED + sum(GGUF.stored_bytes(format_of(formats[name]), SHAPES[name]) for name in formats)
     return Plan("", formats, size, 0.1, table, (), fixed_bytes=FIXED, budget=replace(budget, formats=tuple(KLS)))
 
 
 def all_in(format: str) -> int:
-    return FIXED + sum(stored_bytes(format_of(format), shape) for shape in SHAPES.values())
+    return FIXED + sum(GGUF.stored_bytes(format_of(format), shape) for shape in SHAPES.values())
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,23 @@ def test_a_uniform_plan_has_no_allocation_and_a_plan_without_a_table_no_steps() 
     made = plan(Budget(), a="q5_0", b="q5_0")
     assert [step.name for step in steps(made)] == ["plain", "+ weights", "+ GPTQ", "+ descent"]
     assert list(steps(replace(made, sensitivities=()))) == []
+
+
+def test_a_plan_for_onnx_is_compared_in_its_bytes() -> None:
+    """Q8_0 fits in GGUF's 8.5 bits, and takes 9 there."""
+    weights = sum(rows * columns for rows, columns in SHAPES.values())
+    for bits, expected in ((9.0, "q8_0"), (8.9, "q4_0")):
+        for budget in (Budget(max_bpw=bits), Budget(max_bytes=FIXED + int(bits * weights / 8))):
+            made = plan(replace(budget, container=ONNX), a="q4_0", b="q4_0")
+            made = replace(
+                made,
+                sensitivities=priced(made.sensitivities, ONNX),
+                budget=replace(made.budget or Budget(), formats=("q4_0", "q8_0")),
+                bytes=FIXED + 5 * weights // 8,
+            )
+            assert best_uniform(made) == {"a": expected, "b": expected}
+            plain = next(steps(made))
+            assert plain.bytes == FIXED + {"q4_0": 5, "q8_0": 9}[expected] * weights // 8
 
 
 class Measured:

@@ -16,8 +16,9 @@ from edgekit.models.spec import TensorSpec
 from edgekit.quant import knapsack
 from edgekit.quant.allocation import Allocation, allocate, frontier, require_possible, uniform
 from edgekit.quant.candidates import candidate_formats, carried_formats, fallback
+from edgekit.quant.containers import GGUF, ONNX
 from edgekit.quant.formats import FORMATS, format_of
-from edgekit.quant.plan import Budget, Candidate, Sensitivity, stored_bytes
+from edgekit.quant.plan import Budget, Candidate, Sensitivity, priced
 
 NAMES = tuple(format.name for format in FORMATS)
 
@@ -183,7 +184,9 @@ def real_instance(count: int, seed: int, names: tuple[str, ...] = candidate_form
         shape = (49_157, 576) if index == 0 else [(640, 2048), (1024, 640), (256, 640), (2048, 1024)][index % 4]
         scale = 10 ** generator.normal(-5, 1) * (30 if index == 0 else 1)
         candidates = [
-            Candidate(f.name, stored_bytes(f, shape), scale * 4.0**-f.bits_per_weight * generator.uniform(0.5, 1.5))
+            Candidate(
+                f.name, GGUF.stored_bytes(f, shape), scale * 4.0**-f.bits_per_weight * generator.uniform(0.5, 1.5)
+            )
             for f in carried_formats(names, shape[1])
         ]
         candidates.sort(key=lambda c: (c.bytes, c.kl))
@@ -288,6 +291,42 @@ def test_widths() -> None:
         candidate_formats(None, ("q9_0",))
     with pytest.raises(InputError, match="exclude each other"):
         candidate_formats((4,), ("q4_0",))
+
+
+def test_candidate_formats_that_onnx_carries() -> None:
+    assert candidate_formats(container=ONNX) == ("q4_0", "q8_0", "f16")
+    assert candidate_formats((4, 16), container=ONNX) == ("q4_0", "f16")
+    assert candidate_formats(None, ("bf16", "q8_0"), ONNX) == ("q8_0", "bf16")
+    with pytest.raises(InputError, match="ONNX carries no type of 5 bits: choose from q4_0, q8_0, f16, bf16, f32"):
+        candidate_formats((4, 5), container=ONNX)
+    with pytest.raises(InputError, match="ONNX cannot carry q4_k: choose from q4_0, q8_0, f16, bf16, f32"):
+        candidate_formats(None, ("q8_0", "q4_k"), ONNX)
+
+
+def test_budgets_of_onnx_count_its_bytes() -> None:
+    """Q4_0 takes 5 bits there: in GGUF's 4.5 nothing fits, and what is a third Q8_0 takes 5 + 4 / 3."""
+    tensors = [TensorSpec(name, name, (64, 96), "q", 0) for name in "abc"]
+    with pytest.raises(InputError, match=r"at least 5\.000"):
+        require_possible(tensors, Budget(max_bpw=4.9, container=ONNX))
+    require_possible(tensors, Budget(max_bpw=5.0, container=ONNX))
+    smallest = 3 * 64 * 96 * 5 // 8
+    with pytest.raises(InputError, match=f"{100 + smallest:,} bytes"):
+        require_possible(tensors, Budget(max_bytes=99 + smallest, container=ONNX), 100)
+    require_possible(tensors, Budget(max_bytes=100 + smallest, container=ONNX), 100)
+    assert uniform(tensors, "q8_0", 100, ONNX).bytes == 100 + 3 * 64 * 96 * 9 // 8
+    kls = {"q4_0": 0.1, "q8_0": 0.001, "q4_k": 0.0, "f16": 0.0}
+    table = priced(
+        [
+            Sensitivity(t.name, t.role, 0, tuple(Candidate(f, 1, kl) for f, kl in kls.items()), (64, 96))
+            for t in tensors
+        ],
+        ONNX,
+    )
+    bits = Budget(max_bpw=5 + 4 / 3, container=ONNX)
+    size = Budget(max_bytes=100 + 64 * 96 * (5 + 5 + 9) // 8, container=ONNX)
+    for budget in (bits, size):
+        found = allocate(table, budget, 100)
+        assert sorted(found.formats.values()) == ["q4_0", "q4_0", "q8_0"] and found.bytes == size.max_bytes
 
 
 @pytest.mark.parametrize(

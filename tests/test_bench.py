@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plain_files import needs, write_plain
+from plain_files import GGUF_RUNTIMES, needs, write_plain, write_plain_onnx
 
 from edgekit.devices import bench as bench_module
 from edgekit.devices.bench import bench
@@ -20,9 +20,9 @@ from edgekit.devices.verdict import judge
 from edgekit.models.errors import InputError
 from edgekit.models.tokenizer_gguf import read_gguf
 from edgekit.models.vocabulary import TokenizerFiles
-from edgekit.runtimes import RUNTIMES, load, native
+from edgekit.runtimes import load, native
 
-runtimes = pytest.mark.parametrize("runtime", [pytest.param(name, marks=needs(name)) for name in RUNTIMES])
+runtimes = pytest.mark.parametrize("runtime", [pytest.param(name, marks=needs(name)) for name in GGUF_RUNTIMES])
 MACHINE = Machine("a cpu", ("x86_64",), 2, 8 * 10**9, 4096, "Linux", "6.1", 0.1)
 CONFIG = Config(prompt_tokens=100, gen_tokens=5, reps=4, threads=2)
 MEMORY = Memory(10**8, 10**7)
@@ -66,6 +66,16 @@ def test_a_run_on_this_machine(model: Path, runtime: str) -> None:
         assert memory.peak_bytes < ballast.nbytes
     assert result.model.types == {"Q4_0": 7_340_032 // 32 * 18, "F32": 4 * 17 * 256}
     assert result.model.bytes == model.stat().st_size
+
+
+@needs("onnx")
+def test_an_onnx_folder(tmp_path: Path) -> None:
+    folder = write_plain_onnx(tmp_path / "onnx", "q4_0")
+    result = bench(folder, prompt_tokens=24, gen_tokens=6, reps=1, threads=1)
+    assert result.build.runtime == "onnx" and result.build.runtime_version[0].isdigit()
+    assert result.model.types == {"Q4_0": 7_340_032 // 32 * 20, "F32": 4 * 17 * 256}
+    assert result.model.bytes == (folder / "model.onnx").stat().st_size
+    assert len(result.samples[0].inter_token_s) == 5 and result.memory.reason is None
 
 
 def test_json(model: Path) -> None:

@@ -33,6 +33,7 @@ from edgekit.devices.result import (
     Sample,
     Summary,
 )
+from edgekit.export.onnx.options import OnnxOptions
 from edgekit.models.errors import InputError, MissingExtra, TargetError
 from edgekit.pipeline import PlanResult
 from edgekit.quant.plan import Plan
@@ -198,7 +199,29 @@ def test_plan_and_export_pass_their_options_on(calls: list[Any], tmp_path: Path)
     assert calls[1][1] == (str(SAMPLE), output, None) and calls[1][2]["plan"] == plan
     assert main(shlex.split(f"export {SAMPLE} --plan {plan} --adapter {tmp_path} --work {tmp_path} -o {output}")) == 0
     named = {"plan": plan, "calib": [], "adapter": tmp_path, "work": tmp_path}
-    assert calls[2] == ("export", (str(SAMPLE), output), named)
+    assert calls[2] == ("export", (str(SAMPLE), output), {**named, "onnx": None})
+    line = f"export {SAMPLE} --plan {plan} --format onnx -o {tmp_path / 'm'}"
+    assert main(shlex.split(line)) == 0
+    assert main(shlex.split(f"{line} --accuracy-level 1 --context 512 --external-data")) == 0
+    assert main(shlex.split(f"{line} --opset 23")) == 0
+    made = [named["onnx"] for _, _, named in calls[3:]]
+    assert made == [OnnxOptions(4, None, False), OnnxOptions(1, 512, True), OnnxOptions(portable=True)]
+
+
+def test_what_is_for_onnx_is_refused_without_it(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--accuracy-level 1", "--opset 23", "--context 512", "--external-data"):
+        assert main(shlex.split(f"export {SAMPLE} --plan plan.json -o {tmp_path / 'm.gguf'} {option}")) == 2
+        assert f"{option.split()[0]} goes with --format onnx only" in capsys.readouterr().err
+    assert main(shlex.split(f"export {SAMPLE} --plan plan.json -o {tmp_path / 'm'} --format tflite")) == 2
+    assert "--format tflite: choose gguf or onnx" in capsys.readouterr().err
+    line = f"export {SAMPLE} --plan plan.json -o {tmp_path / 'm'} --format onnx"
+    assert main(shlex.split(f"{line} --opset 21")) == 2
+    assert "--opset 21: choose 23" in capsys.readouterr().err
+    assert main(shlex.split(f"{line} --opset 23 --accuracy-level 4")) == 2
+    assert "drop it, or --opset" in capsys.readouterr().err
+    assert calls == []
 
 
 # What is printed
@@ -399,7 +422,7 @@ def test_bench_json(model: Path, benched: list[dict[str, Any]], capsys: pytest.C
 
 def test_bench_for_people(model: Path, benched: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(model)]) == 3
-    wanted = {"runtime": "native", "prompt_tokens": 512, "gen_tokens": 64, "reps": 5, "threads": None, "cache": None}
+    wanted = {"runtime": None, "prompt_tokens": 512, "gen_tokens": 64, "reps": 5, "threads": None, "cache": None}
     assert benched == [{"model": model, **wanted}]
     out = capsys.readouterr().out
     for fact in ("prefill, 512 tokens", "300.0", "40.0", "degraded: the machine was busy", "70.0 MB", "2 threads"):
@@ -473,6 +496,9 @@ WRONG_OPTIONS = [
     ("quantize CP --frobnicate -o m.gguf", ["--frobnicate"]),
     ("plan CP --size 190MB -o plan.yaml", ["plan.yaml", ".json"]),
     ("plan CP -o plan2.json", ["no budget"]),
+    ("plan CP --for tflite --bpw 5 -o plan2.json", ["tflite", "gguf or onnx"]),
+    ("plan CP --for onnx --bpw 5 --formats q4_0,q4_k -o plan2.json", ["ONNX", "q4_k", "q4_0, q8_0, f16"]),
+    ("plan CP --for onnx --device pi4b -o plan2.json", ["--device", "--for onnx", "--size"]),
     ("export CP -o m.gguf", ["'--plan'"]),
     ("export CP --plan absent.json -o m.gguf", ["absent.json"]),
     ("eval absent.gguf --reference CP --text TEXT", ["absent.gguf"]),

@@ -129,14 +129,14 @@ def test_all_windows_of_the_text_by_default(files: dict[str, Path], text: Path) 
 
 @needs("llama.cpp")
 def test_special_tokens_in_the_text_are_text(tmp_path: Path) -> None:
-    from edgekit.evaluation import _windows
+    from edgekit.evaluation import text_windows
     from edgekit.models.checkpoint import open_checkpoint
     from edgekit.models.tokenizer import load_tokenizer
     from edgekit.runtimes import load
 
     text = tmp_path / "text.txt"
     text.write_text("the <|eos|> war <|bos|>\n" * 40)
-    windows = _windows(load_tokenizer(open_checkpoint(SAMPLE)), text, 64, None)
+    windows = text_windows(load_tokenizer(open_checkpoint(SAMPLE)), text, 64, None)
     session = load(write_plain(tmp_path / "model.gguf", "q8_0"), runtime="llama.cpp", context=64, threads=1)
     expected = [0, *session.encode(text.read_text())]
     for number, window in enumerate(windows):

@@ -14,6 +14,7 @@ import pytest
 
 from edgekit.models.errors import InputError
 from edgekit.models.spec import TensorSpec
+from edgekit.quant.containers import GGUF, ONNX
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import (
     Budget,
@@ -23,8 +24,8 @@ from edgekit.quant.plan import (
     Plan,
     Sensitivity,
     predicted_kl,
+    priced,
     replan,
-    stored_bytes,
 )
 from edgekit.quant.plan_file import read_plan, write_plan
 
@@ -45,7 +46,7 @@ def make_plan() -> Plan:
             "q",
             None if index == 0 else 0,
             tuple(
-                Candidate(n, stored_bytes(format_of(n), shape), 10.0**-index / 3 ** (i + 1), 1e-9 * index)
+                Candidate(n, GGUF.stored_bytes(format_of(n), shape), 10.0**-index / 3 ** (i + 1), 1e-9 * index)
                 for i, n in enumerate(("q4_0", "q5_1", "q8_0"))
             ),
             shape,
@@ -56,7 +57,7 @@ def make_plan() -> Plan:
     return Plan(
         fingerprint="f00d",
         formats=formats,
-        bytes=FIXED + sum(stored_bytes(format_of(f), SHAPES[name]) for name, f in formats.items()),
+        bytes=FIXED + sum(GGUF.stored_bytes(format_of(f), SHAPES[name]) for name, f in formats.items()),
         kld_predicted=predicted_kl(sensitivities, formats),
         sensitivities=sensitivities,
         curve=(CurvePoint(5000, 0.1), CurvePoint(9000, 1e-17)),
@@ -89,6 +90,34 @@ def test_round_trip(path: Path) -> None:
     assert read_plan(path) == uniform == read_plan(path, make_checkpoint())
 
 
+def test_a_plan_for_onnx_is_read_in_its_bytes(path: Path) -> None:
+    plan = make_plan()
+    formats = dict.fromkeys(SHAPES, "q4_0") | {"model.layers.0.q.weight": "q8_0"}
+    table = priced(plan.sensitivities, ONNX)
+    size = FIXED + 50 * 64 // 32 * 20 + 10 * 256 // 32 * 36 + 7 * 96 // 32 * 20
+    assert [[c.format for c in row.candidates] for row in table] == [["q4_0", "q8_0"]] * 3
+    assert table[2].candidates[0].bytes == 7 * 96 // 32 * 20  # not padded
+    made = replace(
+        plan,
+        formats=formats,
+        bytes=size,
+        kld_predicted=predicted_kl(table, formats),
+        sensitivities=table,
+        budget=Budget(max_bpw=6.0, formats=("q4_0", "q8_0"), container=ONNX),
+    )
+    write_plan(made, path)
+    assert read_plan(path) == made == read_plan(path, make_checkpoint())
+    edit(path, lambda d: d["tensors"]["model.layers.0.q.weight"].update(format="q4_k"))
+    with pytest.raises(InputError, match=r'plan.json: ONNX cannot carry q4_k, the type of "model.layers.0.q.weight"'):
+        read_plan(path)
+
+
+def test_a_plan_that_names_no_container_is_for_gguf(path: Path) -> None:
+    write_plan(make_plan(), path)
+    edit(path, lambda d: d["budget"].pop("container"))
+    assert read_plan(path) == make_plan()
+
+
 def test_the_same_plan_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
     write_plan(make_plan(), path)
     write_plan(make_plan(), tmp_path / "again.json")
@@ -115,7 +144,7 @@ def test_a_hand_edit_is_reckoned_anew(path: Path) -> None:
     for read in (read_plan(path), read_plan(path, make_checkpoint())):
         assert read.formats == {**plan.formats, "model.embed.weight": "q8_0"}
         assert read.bytes == plan.bytes + 3424 - 1824  # 3400 and 1800 padded
-        assert read.bytes == FIXED + sum(stored_bytes(format_of(f), SHAPES[n]) for n, f in read.formats.items())
+        assert read.bytes == FIXED + sum(GGUF.stored_bytes(format_of(f), SHAPES[n]) for n, f in read.formats.items())
         assert read.kld_predicted == predicted_kl(plan.sensitivities, read.formats) != plan.kld_predicted
         assert read.note == "edited by hand" and read.measured == ()
 
@@ -125,7 +154,7 @@ def test_a_type_outside_the_table_has_no_predicted_kl(path: Path) -> None:
     edit(path, lambda document: document["tensors"]["model.embed.weight"].update(format="f16"))
     read = read_plan(path, make_checkpoint())
     assert read.kld_predicted is None
-    assert read.bytes == FIXED + 6400 + stored_bytes(format_of("q8_0"), (10, 256)) + stored_bytes(
+    assert read.bytes == FIXED + 6400 + GGUF.stored_bytes(format_of("q8_0"), (10, 256)) + GGUF.stored_bytes(
         format_of("q5_1"), (7, 96)
     )
 
@@ -171,6 +200,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "curve": (lambda d: d.update(curve=[[1]]), '"curve": a point'),
     "facts": (lambda d: d.update(facts={"seed": [1]}), '"facts", "seed"'),
     "budget": (lambda d: d.update(budget=5), '"budget" must be an object'),
+    "container": (lambda d: d["budget"].update(container="tflite"), '"container": there is no .*tflite.* gguf or onnx'),
     "version": (lambda d: d.update(schema_version=2), "schema_version is 2, not 1"),
 }
 

@@ -13,6 +13,7 @@ from report_samples import sample_report
 
 from edgekit.figures import bytes_text, count_text, kl_text, seconds_text
 from edgekit.models.errors import InputError
+from edgekit.quant.containers import GGUF
 from edgekit.quant.formats import format_of
 from edgekit.quant.plan import MeasuredKl
 from edgekit.report import ReportData, write_report
@@ -135,7 +136,7 @@ def test_padding_counts_as_bytes_but_not_as_bits_per_weight() -> None:
     data = without(data, formats=dict.fromkeys(data.plan.formats, "q4_0"))
     embedding = tensor_rows(data)[0]
     assert embedding.bytes == 1216 and 33 * 64 * 4.5 / 8 == 1188  # 32-byte alignment
-    assert bits_per_weight(tensor_rows(data)) == 4.5
+    assert bits_per_weight(tensor_rows(data), GGUF) == 4.5
 
 
 def test_bits_per_weight_of_a_plan_equals_that_of_its_file() -> None:
@@ -143,7 +144,7 @@ def test_bits_per_weight_of_a_plan_equals_that_of_its_file() -> None:
     shapes = {tensor.name: tensor.shape for tensor in data.tensors}
     sensitivities = tuple(dataclasses.replace(s, shape=shapes[s.name]) for s in data.plan.sensitivities)
     plan = dataclasses.replace(data.plan, sensitivities=sensitivities)
-    assert plan_bits_per_weight(plan) == pytest.approx(bits_per_weight(tensor_rows(data)))
+    assert plan_bits_per_weight(plan) == pytest.approx(bits_per_weight(tensor_rows(data), GGUF))
     assert plan_bits_per_weight(dataclasses.replace(plan, sensitivities=())) is None
     uniform = dataclasses.replace(plan, sensitivities=(), formats=dict.fromkeys(plan.formats, "q5_1"))
     assert plan_bits_per_weight(uniform) == 6

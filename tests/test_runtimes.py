@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 from models_random import random_checkpoint
-from plain_files import SAMPLE, needs, story, write_plain
+from plain_files import GGUF_RUNTIMES, SAMPLE, needs, story, write_plain, write_plain_onnx
 
 from edgekit.models.errors import InputError, MissingExtra
 from edgekit.runtimes import RUNTIMES, CacheTypes, Session, load
@@ -21,6 +21,7 @@ from edgekit.runtimes.generate import generate
 from edgekit.runtimes.sampling import Sampling
 
 runtimes = pytest.mark.parametrize("runtime", [pytest.param(name, marks=needs(name)) for name in RUNTIMES])
+gguf_runtimes = pytest.mark.parametrize("runtime", [pytest.param(name, marks=needs(name)) for name in GGUF_RUNTIMES])
 TEXT = "Once upon a time, é 中 😀  two  spaces\n\tand 1,234 <|eos|> it's"
 
 
@@ -46,9 +47,22 @@ def transformers_model() -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(SAMPLE, dtype=torch.float32)
 
 
+@pytest.fixture(scope="module")
+def f32_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_plain_onnx(tmp_path_factory.mktemp("files") / "f32", "f32")
+
+
 @pytest.fixture
-def session(files: dict[str, Path], runtime: str) -> Iterator[Session]:
-    opened = load(files["f32"], runtime=runtime, context=256, threads=1)
+def f32(request: pytest.FixtureRequest, runtime: str) -> Path:
+    """The sample in float32, as the runtime takes it."""
+    if runtime == "onnx":
+        return request.getfixturevalue("f32_folder")
+    return request.getfixturevalue("files")["f32"]
+
+
+@pytest.fixture
+def session(f32: Path, runtime: str) -> Iterator[Session]:
+    opened = load(f32, runtime=runtime, context=256, threads=1)
     yield opened
     opened.close()
 
@@ -64,7 +78,9 @@ def logits_of(model: Any, ids: list[int]) -> np.ndarray:
 def test_float32_agrees_with_transformers(session: Session, transformers_model: Any, ids: list[int]) -> None:
     expected = logits_of(transformers_model, ids)
     # llama.cpp keeps keys and values in float16; so does the native runtime, which also rounds activations to int8
-    tolerance = {"TorchSession": 1e-4, "LlamaCppSession": 0.02, "NativeSession": 0.15}[type(session).__name__]
+    tolerance = {"TorchSession": 1e-4, "OnnxSession": 1e-4, "LlamaCppSession": 0.02, "NativeSession": 0.15}[
+        type(session).__name__
+    ]
     np.testing.assert_allclose(session.score(ids, 5), expected[5:], atol=tolerance)
 
 
@@ -74,7 +90,7 @@ def test_prefill_and_decode_give_what_score_gives(session: Session, ids: list[in
     assert scored.shape == (40, 4096)
     assert scored.dtype == np.float32
     session.reset()
-    tolerance = {"atol": 1e-4 if "Torch" in type(session).__name__ else 0.02}
+    tolerance = {"atol": 1e-4 if type(session).__name__ in ("TorchSession", "OnnxSession") else 0.02}
     np.testing.assert_allclose(session.prefill(ids[:30]), scored[29], **tolerance)
     assert session.position == 30
     for position in range(30, 35):
@@ -94,12 +110,12 @@ def test_score_starts_over_and_returns_a_copy(session: Session, ids: list[int]) 
 
 
 @runtimes
-def test_windows_longer_than_a_batch(files: dict[str, Path], runtime: str, transformers_model: Any) -> None:
+def test_windows_longer_than_a_batch(f32: Path, runtime: str, transformers_model: Any) -> None:
     window = [0, *(7 + 13 * i % 4000 for i in range(599))]
-    session = load(files["f32"], runtime=runtime, context=600, threads=2)
+    session = load(f32, runtime=runtime, context=600, threads=2)
     scored = session.score(window, 505)  # across the border at 512
     expected = logits_of(transformers_model, window)[505:]
-    np.testing.assert_allclose(scored, expected, atol=1e-3 if runtime == "torch" else 0.1)
+    np.testing.assert_allclose(scored, expected, atol=1e-3 if runtime in ("torch", "onnx") else 0.1)
     session.close()
 
 
@@ -147,7 +163,7 @@ def test_greedy_generation_repeats(session: Session) -> None:
     assert len(text()) > 12
 
 
-@runtimes
+@gguf_runtimes
 def test_refusals(files: dict[str, Path], runtime: str, tmp_path: Path) -> None:
     def refuse(path: Path, message: str, **options: int) -> None:
         with pytest.raises(InputError, match=message) as caught:
@@ -170,12 +186,17 @@ def test_refusals(files: dict[str, Path], runtime: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_runtime(files: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match=r"no runtime 'tflite': choose one of native, llama\.cpp, torch"):
+    with pytest.raises(InputError, match=r"no runtime 'tflite': choose one of native, llama\.cpp, torch, onnx"):
         load(files["f32"], runtime="tflite")
 
 
 @pytest.mark.parametrize(
-    ("runtime", "package", "extra"), [("llama.cpp", "llama_cpp", "llama-cpp"), ("torch", "torch", "quantize")]
+    ("runtime", "package", "extra"),
+    [
+        ("llama.cpp", "llama_cpp", "llama-cpp"),
+        ("torch", "torch", "quantize"),
+        ("onnx", "onnxruntime", "onnx"),
+    ],
 )
 def test_a_missing_package(
     files: dict[str, Path], runtime: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
@@ -239,7 +260,7 @@ def test_torch_runs_a_quantised_file_as_its_dequantised_weights(
 def test_runtimes_agree_on_a_quantised_file(files: dict[str, Path], format: str, ids: list[int]) -> None:
     """Two of them round activations to 8 bits: small in the mean, not nothing."""
     scores = {}
-    for runtime in RUNTIMES:
+    for runtime in GGUF_RUNTIMES:
         session = load(files[format], runtime=runtime, context=256, threads=1)
         scores[runtime] = session.score(ids, 0)
         session.close()
@@ -250,9 +271,11 @@ def test_runtimes_agree_on_a_quantised_file(files: dict[str, Path], format: str,
 
 @needs("llama.cpp")
 @needs("torch")
-def test_runtimes_share_tokens(files: dict[str, Path]) -> None:
-    sessions = [load(files["q8_0"], runtime=runtime, context=64, threads=1) for runtime in RUNTIMES]
-    assert len(sessions) == 3
+@needs("onnx")
+def test_runtimes_share_tokens(files: dict[str, Path], f32_folder: Path) -> None:
+    sessions = [load(files["q8_0"], runtime=runtime, context=64, threads=1) for runtime in GGUF_RUNTIMES]
+    sessions.append(load(f32_folder, runtime="onnx", context=64, threads=1))
+    assert len(sessions) == len(RUNTIMES)
     for text in (TEXT, story(5), "", " ", "\n\n\n", "<|bos|>x"):
         for special in (False, True):
             assert len({tuple(session.encode(text, special=special)) for session in sessions}) == 1

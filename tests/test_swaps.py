@@ -17,7 +17,8 @@ from edgekit.models.checkpoint import open_checkpoint
 from edgekit.planning import Planned, swapped
 from edgekit.quant.allocation import allocate, costs_of
 from edgekit.quant.candidates import candidate_formats, carried_formats
-from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity, predicted_kl, stored_bytes
+from edgekit.quant.containers import GGUF
+from edgekit.quant.plan import Budget, Candidate, Plan, Sensitivity, predicted_kl
 from edgekit.quant.rounding import Refinement
 from edgekit.quant.swaps import measured_swaps, propose
 
@@ -33,7 +34,9 @@ def table_of(seed: int, layers: int = 6) -> list[Sensitivity]:
             shape = SHAPES.get(role, (256, 256))
             scale = 10 ** generator.normal(-2, 0.5) * shape[0] * shape[1] / 1e5
             candidates = [
-                Candidate(f.name, stored_bytes(f, shape), scale * 4.0**-f.bits_per_weight * generator.uniform(0.7, 1.4))
+                Candidate(
+                    f.name, GGUF.stored_bytes(f, shape), scale * 4.0**-f.bits_per_weight * generator.uniform(0.7, 1.4)
+                )
                 for f in carried_formats(candidate_formats(), shape[1])
             ]
             candidates.sort(key=lambda c: (c.bytes, c.kl))

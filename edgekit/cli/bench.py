@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,7 +33,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    runtime: options.RuntimeOption = "native",
+    runtime: options.RuntimeOption = None,
     cache_type: options.CacheTypeOption = None,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the prompt.")] = 512,
     gen_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to decode.")] = 64,
@@ -53,8 +54,9 @@ def command(
     Load, first token, prefill, decode and peak memory, with a verdict on how far the figures can be trusted. Exit code:
     0 valid, 3 degraded, 5 invalid, 6 where the device could not be reached or failed.
     """
-    options.check_files("MODEL", [model])
-    _check_device(device, runtime, deadline, keep)
+    if not model.is_dir():
+        options.check_files("MODEL", [model])
+    _check_device(model, device, runtime, deadline, keep)
     from edgekit.runtimes import CacheTypes
 
     workload: dict[str, Any] = {
@@ -81,13 +83,15 @@ def command(
     raise typer.Exit(EXIT_CODES[result.status])
 
 
-def _check_device(device: str | None, runtime: str, deadline: int | None, keep: bool) -> None:
+def _check_device(model: Path, device: str | None, runtime: str | None, deadline: int | None, keep: bool) -> None:
     if device is None:
         for option, given in {"--deadline": deadline is not None, "--keep": keep}.items():
             if given:
                 raise InputError(f"{option} goes with --device only: add a --device or drop {option}")
-    elif runtime != "native":
+    elif runtime not in (None, "native"):
         raise InputError(f"--runtime {runtime} does not run on a device: with --device it is native alone")
+    elif model.is_dir():
+        raise InputError(f"{model} is a folder, and a device runs GGUF files alone: export it to GGUF")
 
 
 def _print(result: BenchResult) -> None:

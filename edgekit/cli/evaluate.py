@@ -22,7 +22,7 @@ def command(
         str, typer.Option(metavar="CHECKPOINT", help="What the file was made from; it is run in float32.")
     ],
     text: Annotated[Path, typer.Option(metavar="FILE", help="The text to predict, UTF-8.")],
-    runtime: options.RuntimeOption = "native",
+    runtime: options.RuntimeOption = None,
     cache_type: options.CacheTypeOption = None,
     chunks: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Windows of 512 tokens to take.  [default: all]")
@@ -36,7 +36,8 @@ def command(
 
     Also perplexity, next-token accuracy and how often both put the same token first, on a text of yours.
     """
-    options.check_files("MODEL", [model])
+    if not model.is_dir():
+        options.check_files("MODEL", [model])
     options.check_files("--text", [text])
     from edgekit.evaluation import evaluate
     from edgekit.runtimes import CacheTypes

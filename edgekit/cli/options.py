@@ -41,7 +41,9 @@ CheckpointArgument = Annotated[
         metavar="CHECKPOINT", help="A Hugging Face folder, a Hub id, or a GGUF of F32, F16 or BF16.", show_default=False
     ),
 ]
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file.", show_default=False)]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A GGUF file or an ONNX folder.", show_default=False)
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
 AdapterOption = Annotated[
     Path | None, typer.Option("--adapter", metavar="DIR", help="A LoRA adapter to merge first.", show_default=False)
@@ -110,6 +112,10 @@ WorkOption = Annotated[
         show_default=False,
     ),
 ]
+ForOption = Annotated[
+    str,
+    typer.Option("--for", metavar="NAME", help="The kind of file, gguf or onnx: its types, and sizes in its bytes."),
+]
 KvGroupsOption = Annotated[
     bool, typer.Option("--prune-kv-groups", help="Heads go as whole KV groups, which saves attention cache too.")
 ]
@@ -124,7 +130,14 @@ RecoverOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")]
-RuntimeOption = Annotated[str, typer.Option(metavar="NAME", help="native, llama.cpp or torch.")]
+RuntimeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="native, llama.cpp or torch for a GGUF; onnx for an ONNX folder.  [default: native or onnx]",
+        show_default=False,
+    ),
+]
 CacheTypeOption = Annotated[
     str | None,
     typer.Option(
@@ -150,11 +163,13 @@ def read_target(
     bpw: float | None,
     bits: str | None,
     formats: str | None,
+    container: str = "gguf",
 ) -> Target:
     """The budget that the options describe; InputError where they contradict each other or say nothing."""
     for option, value in {"--tps": tps, "--max-kl": max_kl, "--context": context, "--objective": objective}.items():
         if value is not None and device is None:
             raise InputError(f"{option} goes with --device only: add a --device or drop {option}")
+    from edgekit.quant.containers import container_named
     from edgekit.quant.size import parse_size
     from edgekit.target import Target
 
@@ -166,6 +181,7 @@ def read_target(
         context=context,
         bits=() if bits is None else tuple(_width(item, bits) for item in _items("--bits", bits, "4,8,16")),
         formats=() if formats is None else tuple(_items("--formats", formats, "q4_0,q8_0")),
+        container=container_named(container),
         **{name: value for name, value in given.items() if value is not None},
     )
 

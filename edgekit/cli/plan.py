@@ -9,6 +9,7 @@ from edgekit.figures import bytes_text, seconds_text
 EXAMPLES = (
     "edgekit plan CHECKPOINT --size 190MB -o plan.json",
     "edgekit quantize CHECKPOINT --plan plan.json -o model.gguf",
+    "edgekit plan CHECKPOINT --for onnx --bpw 6 -o plan.json",
 )
 
 
@@ -24,6 +25,7 @@ def command(
     bpw: options.BpwOption = None,
     bits: options.BitsOption = None,
     formats: options.FormatsOption = None,
+    container: options.ForOption = "gguf",
     calib: options.CalibOption = None,
     adapter: options.AdapterOption = None,
     seed: options.SeedOption = 0,
@@ -48,6 +50,7 @@ def command(
         bpw=bpw,
         bits=bits,
         formats=formats,
+        container=container,
     )
     from edgekit import pipeline
     from edgekit.report.data import plan_bits_per_weight
@@ -74,13 +77,19 @@ def command(
         )
         return
     kept = "" if work is None else f" --work {work}"
+    next_command, at_most = f"quantize {checkpoint} --plan {output_path}{kept} -o model.gguf", ""
+    if container == "onnx":  # whose graph's own bytes depend on the types a little
+        next_command, at_most = (
+            f"export {checkpoint} --plan {output_path}{kept} --format onnx -o model-onnx",
+            "at most ",
+        )
     counts: dict[str, int] = {}
     for name in plan.formats.values():
         counts[name] = counts.get(name, 0) + 1
     output.print_facts(
         [
             ("wrote", str(output_path)),
-            ("file size", f"{bytes_text(plan.bytes)} ({plan.bytes:,} bytes)"),
+            ("file size", f"{at_most}{bytes_text(plan.bytes)} ({plan.bytes:,} bytes)"),
             ("bits per weight", None if bpw is None else f"{bpw:.2f}"),
             ("KL predicted", nats(plan.kld_predicted)),
             ("KL measured", nats(result.kld_measured)),
@@ -88,6 +97,6 @@ def command(
             ("types", ", ".join(f"{count} × {name}" for name, count in sorted(counts.items()))),
             *(("note", note) for note in result.notes),
             ("time", seconds_text(sum(result.seconds.values()))),
-            ("next", f"edgekit quantize {checkpoint} --plan {output_path}{kept} -o model.gguf"),
+            ("next", f"edgekit {next_command}"),
         ]
     )

@@ -120,9 +120,7 @@ def command(
 
 def show(artifact: Artifact, as_json: bool) -> None:
     """Print what was made."""
-    from edgekit.report.data import plan_bits_per_weight
-
-    bpw = plan_bits_per_weight(artifact.plan)
+    bpw = artifact.bits_per_weight
     if as_json:
         output.print_json(
             {

@@ -37,7 +37,7 @@ def command(
     seed: options.SeedOption = 0,
     context: Annotated[int | None, typer.Option(metavar="N", min=1, help="Positions to allocate.")] = None,
     threads: options.ThreadsOption = None,
-    runtime: options.RuntimeOption = "native",
+    runtime: options.RuntimeOption = None,
     cache_type: options.CacheTypeOption = None,
     as_json: options.Json = False,
     debug: options.Debug = False,

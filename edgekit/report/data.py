@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.models.spec import ModelSpec, TensorSpec
+from edgekit.quant.containers import Container
 from edgekit.quant.formats import format_of
-from edgekit.quant.plan import Plan, stored_bytes
+from edgekit.quant.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -86,23 +87,23 @@ def tensor_rows(data: ReportData) -> tuple[TensorRow, ...]:
                 format=format.name,
                 width=format.width,
                 weights=count * columns,
-                bytes=stored_bytes(format, (count, columns)),
+                bytes=data.plan.container.stored_bytes(format, (count, columns)),
                 kl=chosen.get((tensor.name, format.name)),
             )
         )
     return tuple(rows)
 
 
-def bits_per_weight(rows: Sequence[TensorRow]) -> float:
+def bits_per_weight(rows: Sequence[TensorRow], container: Container) -> float:
     """Mean bits per weight of the matrices' blocks: no header, no vectors, no padding; as `--bpw` counts them."""
     matrices = [row for row in rows if len(row.shape) == 2]
-    bits = sum(format_of(row.format).bits_per_weight * row.weights for row in matrices)
+    bits = sum(container.bits_per_weight(format_of(row.format)) * row.weights for row in matrices)
     return bits / sum(row.weights for row in matrices)
 
 
 def plan_bits_per_weight(plan: Plan) -> float | None:
     """The same of a plan alone, from the shapes in its table; None where it has no table and several types."""
-    widths = {name: format_of(format).bits_per_weight for name, format in plan.formats.items()}
+    widths = {name: plan.container.bits_per_weight(format_of(format)) for name, format in plan.formats.items()}
     if len(set(widths.values())) == 1:
         return next(iter(widths.values()))
     weights = {sensitivity.name: math.prod(sensitivity.shape) for sensitivity in plan.sensitivities}

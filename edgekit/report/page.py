@@ -84,7 +84,11 @@ def _facts(data: ReportData, rows: Sequence[TensorRow]) -> Element:
     within = f"limit {data.max_kl:g}, " if data.max_kl is not None else ""
     facts = [
         fact("File", bytes_text(data.bytes), f"{data.bytes:,} bytes", share),
-        fact("Bits per weight", f"{bits_per_weight(rows):.2f}", f"{count_text(weights)} weights; matrices only"),
+        fact(
+            "Bits per weight",
+            f"{bits_per_weight(rows, data.plan.container):.2f}",
+            f"{count_text(weights)} weights; matrices only",
+        ),
         fact("KL predicted", kl_text(data.plan.kld_predicted), f"{within}nats per token"),
     ]
     if data.kld_measured is not None:

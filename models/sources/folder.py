@@ -124,6 +124,8 @@ def open_weights(folder: Path) -> TensorSource:
             pickles = PickleSource(tuple(dict.fromkeys(shards.values())))
             check_index(shards, pickles)
             return pickles
+    if (folder / "model.onnx").exists():
+        raise InputError(f"{folder} is an ONNX folder: give the checkpoint that it was exported from")
     raise InputError(f"{folder} has no model.safetensors, shards' index or pytorch_model.bin: download the weights too")
 
 

@@ -6,6 +6,7 @@
 
 For each score: the model as it was cut, nothing made up for, and the folder that `edgekit prune` leaves, both as Q8_0
 files, in stock llama.cpp where it has the graph and in the native runtime elsewhere; the unpruned model beside them.
+Recovery is for the first score; the others, for comparison, are repaired alone.
 Folders that are in DIR already are judged again and not made again. Prints a table and, last, one JSON document.
 """
 
@@ -58,8 +59,9 @@ def rows(given: argparse.Namespace) -> list[Row]:
     """The unpruned model, and for each score what was cut and what was won back."""
     whole = open_checkpoint(given.checkpoint)
     found = [judged("unpruned", whole, given)]
-    for score in given.scores.split(","):
-        options = HeadOptions(given.heads, given.prune_kv_groups, given.uniform, given.ffn, score, given.recover)
+    for number, score in enumerate(given.scores.split(",")):
+        steps = 0 if number else given.recover
+        options = HeadOptions(given.heads, given.prune_kv_groups, given.uniform, given.ffn, score, steps)
         folder = given.work / score
         if not folder.exists():
             prune_heads(given.checkpoint, folder, options, calib=[given.calib], work=given.work / "state")

@@ -47,15 +47,15 @@ def print_result(result: dict[str, Any]) -> None:
     for each in rows.values():
         if NATIVE not in each["samples"]:
             continue
-        cells = "".join(f"{_cell(each['samples'].get(side, [])):27}" for side in sides)
+        cells = "".join(f"{cell(each['samples'].get(side, [])):27}" for side in sides)
         ratios = "".join(f"{each['ratios'][side]:.2f} x than {side}  " for side in sides if side in each["ratios"])
         print(f"{each['label']:40}{each['unit']:7}{cells}{ratios}".rstrip())
     print()
-    for sentence in (*_bandwidth(result), *_prompt(rows), *_memory(result), *_conditions(result)):
+    for sentence in (*_bandwidth(result), *_prompt(rows), *_memory(result), *conditions(result)):
         print(sentence)
 
 
-def _cell(values: list[float]) -> str:
+def cell(values: list[float]) -> str:
     if not values:
         return ""
     digits = min(4, max(0, 2 - math.floor(math.log10(median(values) or 1))))
@@ -65,7 +65,7 @@ def _cell(values: list[float]) -> str:
 def _bandwidth(result: dict[str, Any]) -> list[str]:
     """The memory, and what decoding reaches of it."""
     rows = [result["rows"][key] for key in ("read", "read_best")]
-    reads = "; ".join(f"{each['label']} {_cell(each['samples'][MEMORY])} {each['unit']}" for each in rows)
+    reads = "; ".join(f"{each['label']} {cell(each['samples'][MEMORY])} {each['unit']}" for each in rows)
     sentences, weights = [reads[0].upper() + reads[1:]], bytes_text(result["decode_bytes"])
     for side, share in result["bandwidth"].items():
         sentences.append(
@@ -101,7 +101,7 @@ def _memory(result: dict[str, Any]) -> list[str]:
     return [*sentences, f"The f16 cache of {held['positions']} tokens is {share:.1%} of all layers' ({full})"]
 
 
-def _conditions(result: dict[str, Any]) -> list[str]:
+def conditions(result: dict[str, Any]) -> list[str]:
     share = result["others_share"]
     said = f"Load average before: {result['load_average']:.2f}"
     if share is None:

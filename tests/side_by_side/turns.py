@@ -43,12 +43,12 @@ class Row:
     unit: str  # "s": less is better
     samples: dict[str, list[float]]
 
-    def ratios(self) -> dict[str, float]:
-        """How many times as fast as each other side native is: the median of the rounds' own ratios."""
+    def ratios(self, ours: str = NATIVE) -> dict[str, float]:
+        """How many times as fast as each other side ours is: the median of the rounds' own ratios."""
         found = {}
-        for side in self.samples.keys() - {NATIVE, MEMORY}:
-            pairs = zip(self.samples[NATIVE], self.samples[side], strict=True)
-            found[side] = median(theirs / ours if self.unit == "s" else ours / theirs for ours, theirs in pairs)
+        for side in self.samples.keys() - {ours, MEMORY}:
+            pairs = zip(self.samples[ours], self.samples[side], strict=True)
+            found[side] = median(b / a if self.unit == "s" else a / b for a, b in pairs)
         return found
 
 

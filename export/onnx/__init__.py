@@ -1,0 +1,1 @@
+"""Write ONNX folders that ONNX Runtime and ONNX Runtime GenAI run."""
