@@ -18,6 +18,9 @@ from tqdm import tqdm
 from edgekit.devices import host
 from edgekit.devices.deploy import file_sha256
 from edgekit.devices.measure import measure
+from edgekit.devices.predict import predict_run
+from edgekit.devices.profile import load_host
+from edgekit.devices.reads import token_reads
 from edgekit.devices.result import BenchResult, Build, Config, Machine, Memory, ModelFile, summarise
 from edgekit.devices.verdict import judge
 from edgekit.models.errors import InputError
@@ -55,6 +58,7 @@ def bench(
     summary = summarise(samples)
     machine = _machine(load_average)
     status, reasons = judge(samples, summary, config, memory, machine)
+    reads = None if model.is_dir() else token_reads(model, config)
     return BenchResult(
         run_id=uuid.uuid4().hex,
         status=status,
@@ -66,6 +70,9 @@ def bench(
         samples=samples,
         memory=memory,
         summary=summary,
+        unavailable={"timeline": "clocks and temperatures are watched with --device alone"},
+        reads=reads,
+        predicted=predict_run(load_host(config.threads), reads) if reads is not None and runtime == "native" else None,
     )
 
 

@@ -6,7 +6,8 @@ import uuid
 from pathlib import Path
 
 from edgekit.devices.bench import check_range, model_file
-from edgekit.devices.predict import predict_reading
+from edgekit.devices.predict import predict_run
+from edgekit.devices.reads import token_reads
 from edgekit.devices.remote import Measured, Workload, measure_on, named
 from edgekit.devices.result import (
     BenchResult,
@@ -15,7 +16,6 @@ from edgekit.devices.result import (
     DeviceRun,
     Machine,
     ModelFile,
-    Predicted,
     Verdict,
     summarise,
 )
@@ -80,6 +80,10 @@ def _result(file: ModelFile, target: Target, measured: Measured) -> BenchResult:
     summary = summarise(samples)
     status, reasons = judge(samples, summary, config, memory, machine)
     doubts = _doubts(target, measured, why)
+    reads = token_reads(Path(file.path), config)
+    unavailable = dict(answer.reasons)
+    if target.device is None:
+        unavailable["predicted"] = "there is no profile of the device that has bandwidth_bytes_per_s"
     return BenchResult(
         run_id=uuid.uuid4().hex,
         status=_worse(status, doubts),
@@ -105,8 +109,9 @@ def _result(file: ModelFile, target: Target, measured: Measured) -> BenchResult:
         device=DeviceRun(target.name, target.transport, facts.model, facts.machine, facts.cores, target.tags, why),
         timeline=answer.timeline,
         suspended_s=answer.suspended_s,
-        unavailable=answer.reasons,
-        predicted=_predicted(target, answer.models[0].decode_bytes),
+        unavailable=unavailable,
+        reads=reads,
+        predicted=None if reads is None or target.device is None else predict_run(target.device, reads),
     )
 
 
@@ -128,11 +133,3 @@ def _doubts(target: Target, measured: Measured, emulated_why: str | None) -> lis
     if measured.trouble is not None:
         doubts.append(measured.trouble)
     return doubts
-
-
-def _predicted(target: Target, decode_bytes: int) -> Predicted | None:
-    """From the profile's figures and the weights that a token reads; the attention cache is left out."""
-    if target.device is None or decode_bytes == 0:
-        return None
-    found = predict_reading(target.device, decode_bytes)
-    return Predicted(found.decode_tps, found.bound_by, found.explanation)

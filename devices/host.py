@@ -22,10 +22,13 @@ def ram_bytes() -> int:
         raise InputError("this system does not tell its memory size: name another device than 'host'") from error
 
 
-@lru_cache(maxsize=1)
-def measure_bandwidth() -> float:
-    """Bytes per second that all big cores together read from memory: the best of four passes over 256 MiB."""
-    return max(bandwidth_passes(_PASSES))
+@lru_cache
+def measure_bandwidth(threads: int | None = None) -> float:
+    """Bytes per second that so many threads read from memory: the best of four passes over 256 MiB, once a process.
+
+    None: one thread for each big core.
+    """
+    return max(bandwidth_passes(_PASSES, threads))
 
 
 def bandwidth_passes(passes: int, threads: int | None = None) -> list[float]:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from edgekit.devices.profile import Device
+from edgekit.devices.result import Bound, Predicted, Reads
 from edgekit.models.spec import ModelSpec
-from edgekit.runtimes.attention_cache import MICRO_BATCH, cache_bytes
+from edgekit.runtimes import CacheTypes
+from edgekit.runtimes.attention_cache import MICRO_BATCH, cache_bytes, element_bytes
 
 __all__ = [
     "Prediction",
     "cache_bytes",
+    "cache_read",
     "lookup_parameters",
     "parameters",
     "predict_decode",
-    "predict_reading",
+    "predict_run",
     "ram_bytes",
     "seconds_per_weight",
+    "weight_counts",
 ]
 
 BLOCK = 32  # weights: what a profile's cycles_per_block are for
@@ -34,20 +39,16 @@ class Prediction:
 
     decode_tps: float
     ceiling_tps: float
-    bound_by: Literal["memory", "compute"]
+    bound_by: Bound
     explanation: str
 
 
 def predict_decode(device: Device, spec: ModelSpec, read_bytes: int, *, position: int = 0) -> Prediction:
-    """Tokens per second from the bytes that a token reads: weights (`read_bytes`) and the cache up to `position`.
+    """llama.cpp's tokens per second from what a token reads: weights (`read_bytes`) and the cache up to `position`.
 
     `read_bytes` is the sum of the tensors' bytes without a table that is only looked up (an untied input embedding).
     """
-    return predict_reading(device, read_bytes + _cache_read(spec, position))
-
-
-def predict_reading(device: Device, total: int) -> Prediction:
-    """Tokens per second where each of them reads `total` bytes."""
+    total = read_bytes + cache_read(spec, position)
     ceiling = device.bandwidth_bytes_per_s / total
     seen = device.llama_cpp_bytes_per_s
     each = f"{total / 1e6:.0f} MB are read for each token"
@@ -59,6 +60,42 @@ def predict_reading(device: Device, total: int) -> Prediction:
         f"{device.bandwidth_bytes_per_s / 1e9:.1f} GB/s that the memory gives (a prediction)"
     )
     return Prediction(seen / total, ceiling, "compute", text)
+
+
+def predict_run(device: Device, reads: Reads) -> Predicted:
+    """The native runtime's tokens per second: reading and arithmetic, added up as `plan --objective speed` does.
+
+    Without cycles_per_block in the profile, reading alone, which is then a bound from above.
+    """
+    total = sum(reads.weights.values()) + reads.cache
+    memory_s = total / device.bandwidth_bytes_per_s
+    compute_s = _arithmetic(device, reads) if device.cycles_per_block else None
+    text = (
+        f"{total / 1e6:.1f} MB are read for each token, {reads.cache / 1e6:.1f} MB of it attention cache, at "
+        f"{device.bandwidth_bytes_per_s / 1e9:.2f} GB/s of usable memory bandwidth: {1e3 * memory_s:.2f} ms"
+    )
+    if compute_s is None:
+        text += "; the profile does not tell what the arithmetic takes (a prediction)"
+    else:
+        text += f"; the arithmetic takes {1e3 * compute_s:.2f} ms (a prediction)"
+    bound: Bound = "compute" if compute_s is not None and compute_s > memory_s else "memory"
+    return Predicted(1 / (memory_s + (compute_s or 0)), bound, memory_s, compute_s, text)
+
+
+def _arithmetic(device: Device, reads: Reads) -> float:
+    """The seconds of a token's products; a type that the profile lacks is taken to be as slow as the slowest."""
+    each = seconds_per_weight(device)
+    slowest = max(each.values())
+    return sum(count * each.get(name.lower(), slowest) for name, count in weight_counts(reads).items())
+
+
+def weight_counts(reads: Reads) -> dict[str, float]:
+    """The number of weights that a token reads, by ggml type."""
+    counts = {}
+    for name, size in reads.weights.items():
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+        counts[name] = size * block / block_bytes
+    return counts
 
 
 def seconds_per_weight(device: Device) -> dict[str, float]:
@@ -92,7 +129,9 @@ def lookup_parameters(spec: ModelSpec) -> int:
     return 0 if spec.tied else spec.vocab * spec.hidden
 
 
-def _cache_read(spec: ModelSpec, position: int) -> int:
+def cache_read(spec: ModelSpec, position: int, types: CacheTypes | None = None) -> int:
+    """The bytes of keys and values that a token sees at a position; types None: float16."""
     sliding = spec.sliding or (False,) * spec.layers
     seen = (min(position, spec.window) if own and spec.window is not None else position for own in sliding)
-    return sum(count * kv_heads * spec.head_dim * 4 for count, kv_heads in zip(seen, spec.kv_heads, strict=True))
+    each = spec.head_dim * element_bytes(types)
+    return int(sum(count * kv_heads * each for count, kv_heads in zip(seen, spec.kv_heads, strict=True)))

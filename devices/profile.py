@@ -52,7 +52,12 @@ def load_device(name_or_path: str | Path) -> Device:
     for a file that is not TOML, misses a key, has an unknown one, or a value of the wrong type or out of range.
     """
     name, table, path = read_profile(name_or_path)
-    return _host(name, table, path) if table.get("host") is True else _device(name, table, path)
+    return _host(name, table, path) if table.get("host") is True else device_of(name, table, path)
+
+
+def load_host(threads: int) -> Device:
+    """This machine, with the bandwidth that so many threads reach."""
+    return _host(*read_profile("host"), threads)
 
 
 def read_profile(name_or_path: str | Path) -> tuple[str, dict[str, Any], Path]:
@@ -70,7 +75,8 @@ def read_profile(name_or_path: str | Path) -> tuple[str, dict[str, Any], Path]:
     return path.stem, table, path
 
 
-def _device(name: str, table: Mapping[str, Any], path: Path) -> Device:
+def device_of(name: str, table: Mapping[str, Any], path: Path) -> Device:
+    """The device of a profile's table; `load_device`'s InputErrors name `path`."""
     _check_keys(table, _REQUIRED, path)
     isa, sources = table["isa"], table["sources"]
     if not (isinstance(isa, list) and isa and all(isinstance(item, str) for item in isa)):
@@ -112,20 +118,21 @@ def _compute(table: Mapping[str, Any], path: Path) -> tuple[float | None, dict[s
     }
 
 
-def _host(name: str, table: Mapping[str, Any], path: Path) -> Device:
+def _host(name: str, table: Mapping[str, Any], path: Path, threads: int | None = None) -> Device:
     _check_keys(table, ("title",), path)
+    readers = "all big cores" if threads is None else f"{threads} threads"
     return Device(
         name=name,
         title=_text(table, "title", path),
         isa=host.isa(),
         cores=available_cores(),
         ram_bytes=host.ram_bytes(),
-        bandwidth_bytes_per_s=host.measure_bandwidth(),
+        bandwidth_bytes_per_s=host.measure_bandwidth(threads),
         sources={
             "isa": "read from this machine",
             "cores": "read from this machine: those that this process may run on",
             "ram_bytes": "read from this machine",
-            "bandwidth_bytes_per_s": "measured just now: all big cores reading 256 MiB, the best of four passes",
+            "bandwidth_bytes_per_s": f"measured just now: {readers} reading 256 MiB, the best of four passes",
         },
     )
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from edgekit.devices import vendor
-from edgekit.devices.answer import MOST_BYTES, Probe, RunAnswer, RunState, read_probe, read_result, read_state
+from edgekit.devices.answer import Probe, RunAnswer, RunState, read_probe, read_result, read_state
 from edgekit.devices.deploy import SHORT_S, Store, file_sha256, last_line, lost
 from edgekit.devices.runner import runner_file
+from edgekit.devices.stored import MOST_BYTES
 from edgekit.devices.target import ABIS, Target
 from edgekit.devices.transports import LostLink, Ran, open_transport
 from edgekit.models.errors import InfrastructureError

@@ -1,16 +1,26 @@
-"""What a benchmark found: a versioned schema, with a verdict beside every number."""
+"""What a benchmark found: a versioned schema, with a verdict beside every number.
+
+result.schema.json beside this file says the same of the JSON, field by field.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+
+FEWEST = 3  # figures, for an interval of their median: of two, resampling gives back those two and their mean
+RESAMPLES = 2000
+CONFIDENCE = 0.95
 
 Verdict = Literal["valid", "degraded", "invalid"]
+Bound = Literal["memory", "compute"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +39,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Over the repetitions, with linear interpolation."""
+    """Over the repetitions, with linear interpolation.
+
+    mad: the median absolute deviation from the median, as it is. n: repetitions. ci95: a bootstrap interval of the
+    median (`median_interval`); None where there are fewer than three repetitions, which cannot tell one.
+    """
 
     median: float
     p10: float
     p90: float
+    mad: float
+    n: int
+    ci95: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -146,11 +163,27 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Reads:
+    """The bytes that each decoded token reads, on average: weights by ggml type, and the attention cache.
+
+    Of an embedding that is only looked up it is one row.
+    """
+
+    weights: dict[str, int]
+    cache: int
+
+
+@dataclass(frozen=True)
 class Predicted:
-    """What the device's profile led to expect of decoding, an estimate, to be read beside the measured figure."""
+    """What the device's profile led to expect of decoding, an estimate, to be read beside the measured figure.
+
+    A token takes memory_s for reading and compute_s for arithmetic; None: the profile does not tell.
+    """
 
     decode_tps: float
-    bound_by: Literal["memory", "compute"]
+    bound_by: Bound
+    memory_s: float
+    compute_s: float | None
     explanation: str
 
 
@@ -173,7 +206,9 @@ class BenchResult:
     timeline: tuple[Moment, ...] = ()
     suspended_s: float | None = None  # that the device slept in mid-run
     unavailable: dict[str, str] = field(default_factory=dict)  # why what is None could not be had
+    reads: Reads | None = None  # None: not a GGUF file
     predicted: Predicted | None = None
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))  # when it ended
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -181,20 +216,34 @@ class BenchResult:
         return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def summarise(samples: tuple[Sample, ...]) -> Summary:
-    """Median, 10 % and 90 % quantiles of each figure over the samples (at least one)."""
-
-    def quantiles(values: list[float]) -> Quantiles:
-        with np.errstate(invalid="ignore"):  # figures that are not finite have a verdict of their own
-            p10, median, p90 = (float(value) for value in np.quantile(values, [0.1, 0.5, 0.9]))
-        return Quantiles(median, p10, p90)
-
+def summarise(samples: Sequence[Sample]) -> Summary:
+    """The quantiles of each figure over the samples (at least one)."""
     return Summary(
         load_s=quantiles([sample.load_s for sample in samples]),
         ttft_s=quantiles([sample.ttft_s for sample in samples]),
         prefill_tps=quantiles([sample.prefill_tps for sample in samples]),
         decode_tps=quantiles([sample.decode_tps for sample in samples]),
     )
+
+
+def quantiles(values: Sequence[float]) -> Quantiles:
+    """Of at least one figure."""
+    with np.errstate(invalid="ignore"):  # figures that are not finite have a verdict of their own
+        p10, median, p90 = (float(value) for value in np.quantile(values, [0.1, 0.5, 0.9]))
+        mad = float(np.median(np.abs(np.asarray(values) - median)))
+        return Quantiles(median, p10, p90, mad, len(values), median_interval(values))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """A 95 % percentile bootstrap interval of the median, the same at every call; None below FEWEST values.
+
+    Of three to five values it goes from the smallest to the largest: so few allow no more.
+    """
+    if len(values) < FEWEST:
+        return None
+    drawn = np.random.default_rng(0).choice(np.asarray(values, float), (RESAMPLES, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def _finite(value: object) -> object:

@@ -21,9 +21,14 @@ def cache_bytes(
     windowed = full if spec.window is None else _padded(min(full, spec.window + min(micro_batch, context)))
     sliding = spec.sliding or (False,) * spec.layers
     cells = (windowed if is_sliding else full for is_sliding in sliding)
-    types = types or CacheTypes("f16", "f16")
-    per_cell = spec.head_dim * (_ELEMENT_BYTES[types.keys] + _ELEMENT_BYTES[types.values])
+    per_cell = spec.head_dim * element_bytes(types)
     return int(sum(count * kv_heads * per_cell for count, kv_heads in zip(cells, spec.kv_heads, strict=True)))
+
+
+def element_bytes(types: CacheTypes | None) -> float:
+    """The bytes of a key's element and a value's; None: float16."""
+    types = types or CacheTypes("f16", "f16")
+    return _ELEMENT_BYTES[types.keys] + _ELEMENT_BYTES[types.values]
 
 
 def _padded(positions: int) -> int:

@@ -85,11 +85,12 @@ def test_json(model: Path) -> None:
     assert document["status"] in ("degraded", "invalid")
     for name in ("load_s", "ttft_s", "prefill_tps", "decode_tps"):
         quantiles = document["summary"][name]
-        assert set(quantiles) == {"median", "p10", "p90"}
+        assert set(quantiles) == {"median", "p10", "p90", "mad", "n", "ci95"}
         assert 0 < quantiles["p10"] <= quantiles["median"] <= quantiles["p90"]
     assert document["memory"]["peak_bytes"] == result.memory.peak_bytes
     assert document["build"]["runtime"] == "native"
-    assert document["config"] == {"prompt_tokens": 4, "gen_tokens": 2, "reps": 1, "threads": 1, "cache_type": None}
+    asked = {"prompt_tokens": 4, "gen_tokens": 2, "reps": 1, "threads": 1}
+    assert document["config"] == {**asked, "cache_type": None, "affinity": None}
     assert len(document["model"]["sha256"]) == 64
     assert document["machine"]["ram_bytes"] > 2**28
 

@@ -396,7 +396,7 @@ def benched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         config=Config(512, 64, 5, 2),
         samples=(sample,),
         memory=Memory(70_000_000, 30_000_000),
-        summary=Summary(*(Quantiles(value, value / 2, value * 2) for value in (0.1, 0.2, 300.0, 40.0))),
+        summary=Summary(*(Quantiles(value, value / 2, value * 2, 0.01, 5, None) for value in (0.1, 0.2, 300.0, 40.0))),
     )
 
     def bench(model: Path, **options: Any) -> BenchResult:
@@ -412,7 +412,8 @@ def test_bench_json(model: Path, benched: list[dict[str, Any]], capsys: pytest.C
     assert main(shlex.split(line)) == 3  # degraded
     found = json.loads(capsys.readouterr().out)
     for figure, median in {"load_s": 0.1, "ttft_s": 0.2, "prefill_tps": 300.0, "decode_tps": 40.0}.items():
-        assert found["summary"][figure] == {"median": median, "p10": median / 2, "p90": median * 2}
+        wanted = {"median": median, "p10": median / 2, "p90": median * 2, "mad": 0.01, "n": 5, "ci95": None}
+        assert found["summary"][figure] == wanted
     assert found["memory"]["peak_bytes"] == 70_000_000 and found["status"] == "degraded"
     assert found["samples"][0]["decode_tps"] is None  # JSON has no infinity
     wanted = {"model": model, "runtime": "torch", "prompt_tokens": 8, "gen_tokens": 4, "reps": 1, "threads": 1,
