@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.devices import deploy, remote, runner
+from edgekit.models.errors import InputError
 
 FAKE = Path(__file__).parent / "fake_runner.py"
 
@@ -26,13 +28,22 @@ def install_fake_runner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     for machine in ("x86_64", "aarch64"):
         (folder / f"edgekit-bench-{machine}").write_text(f"#!{sys.executable} -ISB\n{FAKE.read_text()}")
-    monkeypatch.setattr(runner, "FOLDERS", (folder,))
+    monkeypatch.setattr(runner, "default_folder", lambda: folder)
+    monkeypatch.setattr(runner, "is_current", lambda machine, folder: runner.runner_path(machine, folder).is_file())
     monkeypatch.setattr(remote, "WAIT_S", 1)
     monkeypatch.setattr(remote, "REATTACH_S", 3.0)
     monkeypatch.setattr(remote, "_BACKOFF_S", (0.05, 0.1, 0.2))
     monkeypatch.setattr(remote, "_STOP_S", 3.0)
     monkeypatch.setattr(remote, "_GRACE_S", 0.0)
     monkeypatch.setattr(deploy, "_RETRIES_S", (0.0, 0.1, 0.2))
+
+
+def demand_runner(machine: str | None = None) -> None:
+    """The real one for a machine, else this one, built if that was not done; without it the test is skipped."""
+    try:
+        runner.runner_file(machine or platform.machine())
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 def left_behind(workdir: Path) -> list[str]:
@@ -62,7 +73,7 @@ class SshServer:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self.folder, self.port, self.process = folder, _free_port(), None
+        self.folder, self.port, self.process = folder, free_port(), None
         for name in ("host", "user", "other"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(command, check=True, capture_output=True)
@@ -131,7 +142,7 @@ def _children(parent: int) -> list[tuple[int, str]]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import subprocess
 import threading
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from device_lab import install_fake_runner, left_behind, write_profile
+from device_lab import demand_runner, install_fake_runner, left_behind, write_profile
 from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
-from edgekit.devices import remote, runner
+from edgekit.devices import remote
 from edgekit.devices.bench_device import bench_device
 from edgekit.devices.measure import measure
 from edgekit.devices.profile import load_device
@@ -47,14 +46,14 @@ def bench(model: Path, file: Path, *more: str) -> int:
 def test_a_run(model: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(model, profile(workdir, more='tags = ["a tag"]\nthreads = 1'), "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["schema_version"] == 3 and found["status"] == "valid" and found["reasons"] == []
+    assert found["schema_version"] == 4 and found["status"] == "valid" and found["reasons"] == []
     assert found["emulated"] is False and found["device"]["target"] == "board" and found["device"]["tags"] == ["a tag"]
     assert found["device"]["model"] == "A board of the tests" and found["config"]["affinity"] == [0]
     assert found["summary"]["decode_tps"]["median"] == 20.0 and len(found["samples"]) == 4
     assert found["timeline"][0]["freq_hz"] == [2.0e9] and found["timeline"][0]["temp_c"] is None
+    assert found["predicted"] is None and "no profile" in found["unavailable"].pop("predicted")
     assert found["unavailable"] == {"temp_c": "there is no thermal zone"}
     assert found["build"]["python"] is None and len(found["build"]["sha256"]) == 64
-    assert found["predicted"] is None
     assert left_behind(workdir) == []
 
 
@@ -77,7 +76,7 @@ def test_predicted_beside_measured(model: Path, workdir: Path, capsys: pytest.Ca
     assert load_device(file).bandwidth_bytes_per_s == 40e6  # the same file is a profile to plan for
     assert bench(model, file) == 0
     out = capsys.readouterr().out
-    assert "10.0 tok/s to decode, measured 20.0" in out and "(a prediction)" in out
+    assert "4.0 tok/s to decode, measured 20.0" in out and "9.9 MB are read" in out and "(a prediction)" in out
     assert "board (A board of the tests)" in out
 
 
@@ -224,10 +223,13 @@ def test_probe(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert left_behind(workdir) == []
 
 
-def test_a_missing_runner(model: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_runner(
+    model: Path, workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (workdir.parent / "runners" / "edgekit-bench-x86_64").unlink()
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     assert bench(model, profile(workdir)) == 2
-    assert "make runner" in capsys.readouterr().err and left_behind(workdir) == []
+    assert "pip install ziglang" in capsys.readouterr().err and left_behind(workdir) == []
 
 
 def test_an_instruction_set_that_is_required(model: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,8 +271,7 @@ def test_a_disk_that_is_really_full(
 
 def test_the_real_runner_generates_the_same_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same workload in this process and by the static program, down to the hash of what is generated."""
-    if not any((folder / f"edgekit-bench-{platform.machine()}").is_file() for folder in runner.FOLDERS):
-        pytest.skip("there is no runner for this machine: make runner")
+    demand_runner()
     model = write_sample_gguf(tmp_path / "sample.gguf")
     file = tmp_path / "board.toml"
     file.write_text(f'transport = "local"\nworkdir = "{tmp_path / "device"}"\n')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import threading
 import time
@@ -11,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from device_lab import SshServer, install_fake_runner, left_behind, needs_sshd, write_profile
+from device_lab import SshServer, demand_runner, install_fake_runner, left_behind, needs_sshd, write_profile
 from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
-from edgekit.devices import remote, runner
+from edgekit.devices import remote
 from edgekit.devices.measure import measure
 from edgekit.devices.target import Target
 from edgekit.devices.transports import LostLink, Transport, open_transport
@@ -228,8 +227,7 @@ def test_faults_leave_nothing(model: Path, server: SshServer, workdir: Path, fau
 
 
 def test_the_real_runner(model: Path, server: SshServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if not any((folder / f"edgekit-bench-{platform.machine()}").is_file() for folder in runner.FOLDERS):
-        pytest.skip("there is no runner for this machine: make runner")
+    demand_runner()
     file = write_profile(tmp_path / "board.toml", "ssh", tmp_path / "device", "", server.settings())
     line = ["--prompt-tokens", "8", "--gen-tokens", "4", "--reps", "1", "--threads", "1", "--json"]
     assert main(["bench", str(model), "--device", str(file), *line]) == 3  # one repetition is few

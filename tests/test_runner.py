@@ -586,7 +586,7 @@ def static_program(request: pytest.FixtureRequest) -> list[str]:
     has_zig = importlib.util.find_spec("ziglang") is not None
     if not has_zig and shutil.which(f"{machine}-linux-gnu-gcc") is None:
         pytest.skip(f"neither the Python package ziglang nor {machine}-linux-gnu-gcc is installed")
-    demand(run(NATIVE / "tools" / "runner.sh", machine, PYTHON=sys.executable))
+    demand(run(sys.executable, NATIVE.parent / "devices" / "build_runner.py", machine))
     program = str(NATIVE.parent / "build" / "runner" / f"edgekit-bench-{machine}")
     if os.uname().machine == machine:
         return [program]

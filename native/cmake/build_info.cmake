@@ -2,7 +2,7 @@
 # Writes what a program was built from; at every build, as the commit changes without CMakeLists.txt.
 set(commit "")
 find_program(GIT git)
-if(GIT)
+if(GIT AND EXISTS ${SOURCE}/../.git) # not that of a project whose virtual environment has the sources
   execute_process(COMMAND ${GIT} -C ${SOURCE} describe --always --abbrev=12 --exclude=* --dirty
                   OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 endif()

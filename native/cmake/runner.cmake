@@ -14,6 +14,8 @@ set(version unknown)
 if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/../pyproject.toml)
   file(STRINGS ../pyproject.toml version REGEX "^version = " LIMIT_COUNT 1)
   string(REGEX MATCH "[0-9][0-9.]*" version "${version}")
+elseif(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/VERSION) # as a wheel has it
+  file(STRINGS VERSION version LIMIT_COUNT 1)
 endif()
 string(REPLACE ";" " " flags "${CMAKE_C_FLAGS};${EDGEKIT_C_FLAGS};${CMAKE_EXE_LINKER_FLAGS}")
 string(STRIP "${flags}" flags)
