@@ -9,9 +9,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA_VERSION = 4
 
@@ -212,8 +215,8 @@ class BenchResult:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
-        """One JSON document; a figure that is not finite becomes null."""
-        return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
+        """One JSON document, as result.schema.json has it."""
+        return json_text(self)
 
 
 def summarise(samples: Sequence[Sample]) -> Summary:
@@ -244,6 +247,11 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
     drawn = np.random.default_rng(0).choice(np.asarray(values, float), (RESAMPLES, len(values)))
     low, high = np.quantile(np.median(drawn, axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def json_text(result: DataclassInstance) -> str:
+    """A result, or a comparison of two; a figure that is not finite becomes null."""
+    return json.dumps(_finite(asdict(result)), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: object) -> object:
