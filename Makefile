@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 NATIVE := $(shell find native/CMakeLists.txt native/include native/src -type f)
 C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc')
 
-.PHONY: demo test bench bench-fidelity bench-pruning bench-onnx bench-kernels kernel-cost cross runner format lint types clean
+.PHONY: demo test bench bench-fidelity bench-pruning bench-onnx bench-kernels kernel-cost cross runner lab test-lab format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
@@ -74,7 +74,22 @@ cross: $(VENV)/.native
 # The benchmark's program for devices, static: build/runner/edgekit-bench-{aarch64,x86_64}.
 runner: $(VENV)/.native
 	$(PIP) ziglang
-	PYTHON=$(BIN)/python native/tools/runner.sh
+	$(BIN)/python devices/build_runner.py
+
+# What a harness for devices is tried on: Android's adbd, and emulated AArch64 machines with 4 KB and 16 KB pages, in
+# build/lab. As root in Debian 12; fetches 200 MB of Debian's packages once.
+LAB := build/lab
+lab: $(LAB)/adbd/adbd $(LAB)/machine/16k/kernel
+
+$(LAB)/adbd/adbd: tests/lab/adbd.sh tests/lab/debian.sh
+	tests/lab/adbd.sh $(@D)
+
+$(LAB)/machine/16k/kernel: tests/lab/machine.sh tests/lab/debian.sh tests/lab/init
+	tests/lab/machine.sh $(LAB)/machine
+
+# The harness on those devices and over OpenSSH: every fault, and three minutes of benchmarks one after another.
+test-lab: lab runner $(VENV)/.test
+	$(BIN)/python -m pytest tests/test_lab_*.py
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .
