@@ -20,6 +20,20 @@ static void test_names(void) {
   check_tested(EK_LEVELS, "names of levels");
 }
 
+/* GCC's run-time library as the oracle; clang's is zig's where zig builds, and says no to everything. */
+static void test_x86(void) {
+#if defined(__x86_64__) && !defined(__clang__)
+  __builtin_cpu_init();
+  const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  check_case("what an x86 processor has");
+  CHECK(ek_level_supported(EK_LEVEL_avx2) == avx2);
+  CHECK(ek_level_supported(EK_LEVEL_avx512vnni) == (avx2 && avx512 && !!__builtin_cpu_supports("avx512vnni")));
+  check_tested(2, "levels of an x86 processor");
+#endif
+}
+
 /* Each level's table, taken as a list. */
 typedef void any_fn(void);
 static any_fn *kernel_of(const ek_kernels *kernels, check_operation operation, enum ek_type type) {
@@ -131,6 +145,7 @@ int main(int argc, char **argv) {
   const check_options options = check_start(argc, argv, 1);
   unsetenv("EDGEKIT_ISA");
   test_names();
+  test_x86();
   test_override(); /* before this process has chosen */
   test_threads();
   test_order();

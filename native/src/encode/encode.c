@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+#if EK_X86
+#include "x86_features.h"
+#endif
+
 #define FORMATS(row)                                                                                                   \
   row(f32) row(f16) row(bf16) row(q8_0) row(q4_0) row(q4_1) row(q5_0) row(q5_1) row(iq4_nl) row(q4_k) row(q5_k)        \
       row(q6_k)
@@ -24,13 +28,8 @@ static const struct {
 
 int ek_isa_levels(void) {
 #if EK_X86
-  __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2")) return 1;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
-    return 2;
-  }
-  return 3;
+  const x86_features here = x86_features_here();
+  return here.avx512 ? 3 : here.avx2 ? 2 : 1;
 #else
   return 1;
 #endif

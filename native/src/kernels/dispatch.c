@@ -5,6 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include "x86_features.h"
+#endif
+
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 /* The kernel's arch/arm64/include/uapi/asm/hwcap.h, which older libcs know in part. */
@@ -28,17 +32,14 @@ int ek_level_interleave(ek_level level) { return level == EK_LEVEL_neon ? 16 : 4
 
 #if defined(__x86_64__)
 int ek_level_supported(ek_level level) {
-  __builtin_cpu_init();
-  const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const x86_features here = x86_features_here();
   switch (level) {
   case EK_LEVEL_scalar:
     return 1;
   case EK_LEVEL_avx2:
-    return avx2;
+    return here.avx2;
   case EK_LEVEL_avx512vnni:
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
+    return here.vnni;
   default:
     return 0;
   }
