@@ -147,7 +147,7 @@ def test_what_is_no_result(content: bytes, tmp_path: Path) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(InputError, match="cannot be read: .*: check the path"):
+        with pytest.raises(InputError, match=r"cannot be read: .*: check the path"):
             read_result(path)
 
 

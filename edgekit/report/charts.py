@@ -67,7 +67,7 @@ def size_curve(data: ReportData) -> Element | None:
     x = Scale(min(sizes) - margin, max(sizes) + margin, _PLOT_LEFT, _PLOT_RIGHT, log=False)
     kls = [kl for _, kl in points + measured] + ([chosen] if chosen is not None and chosen > _KL_FLOOR else [])
     y = Scale(min(kls) / 1.4, max(kls) * 1.4, _PLOT_BOTTOM, _PLOT_TOP, log=True)
-    drawn = [*_x_axis(x, _linear_ticks(x.low, x.high), bytes_text, "file size"), *_y_axis(y, "predicted KL, nats")]
+    drawn = [*_x_axis(x, linear_ticks(x.low, x.high), bytes_text, "file size"), *_y_axis(y, "predicted KL, nats")]
     if data.max_bytes is not None and x.low <= data.max_bytes <= x.high:
         drawn += _limit_line(x.at(data.max_bytes), f"budget {bytes_text(data.max_bytes)}")
     path = " ".join(f"{x.at(size):.1f},{y.at(kl):.1f}" for size, kl in points)
@@ -188,7 +188,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
+def linear_ticks(low: float, high: float) -> list[float]:
     """Four to six round numbers."""
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
