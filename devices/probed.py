@@ -8,8 +8,8 @@ from edgekit.devices.answer import Probe
 from edgekit.devices.target import ABIS, Target
 
 _SOURCE = "read from the device by edgekit devices probe"
-_FREE = """# A look at the device does not tell bandwidth_bytes_per_s, its usable memory bandwidth.
-# With it, and its source below, edgekit predicts speeds and plans files for this device.
+_FREE = """# A look at the device does not tell bandwidth_bytes_per_s, its usable memory bandwidth: edgekit devices
+# calibrate fits it to benchmarks. With it, edgekit predicts speeds and plans files for this device.
 """
 
 

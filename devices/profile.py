@@ -45,6 +45,11 @@ def device_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _PROFILES.glob("*.toml")))
 
 
+def is_own(path: Path) -> bool:
+    """Whether the file is one of those that come with edgekit."""
+    return path.parent == _PROFILES
+
+
 def load_device(name_or_path: str | Path) -> Device:
     """A profile by name, or from a TOML file of one's own.
 

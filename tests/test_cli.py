@@ -134,7 +134,10 @@ def test_every_example_parses(example: str) -> None:
     group = typer.main.get_command(app)
     with group.make_context("edgekit", [name]) as context:
         command = group.get_command(context, name)  # type: ignore[attr-defined]
-        command.make_context(name, arguments, parent=context)
+        context = command.make_context(name, list(arguments), parent=context)
+        if hasattr(command, "commands") and arguments:  # a command that has commands
+            name, *arguments = arguments
+            command.get_command(context, name).make_context(name, arguments, parent=context)
 
 
 def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,15 +324,18 @@ def test_inspect_for_people(model: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_devices(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["devices", "pi4b"]) == 0
+    assert main(["devices", "show", "pi4b"]) == 0
     out = capsys.readouterr().out
     assert "5.5 GB/s" in out and "armv8.0" in out and "sci-pi" in out
-    assert main(["devices", "pi4b", "--json"]) == 0
+    assert main(["devices", "show", "pi4b", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["name"] == "pi4b" and found["ram_bytes"] == 4_000_000_000 and found["sources"]
     assert main(["devices", "--json"]) == 0
     names = {device["name"] for device in json.loads(capsys.readouterr().out)["devices"]}
     assert {"pi4b", "pi5", "sd865", "generic-arm64", "host"} <= names
+    assert main(["devices"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("pi4b"))
+    assert "5.5 GB/s" in line and "3.3 GB/s" in line  # the memory's, and what llama.cpp reaches
 
 
 def test_run_streams_tokens_and_is_seeded(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -522,11 +528,15 @@ WRONG_OPTIONS = [
     ("bench MODEL --keep", ["--keep", "--device"]),
     ("inspect absent.gguf", ["absent.gguf"]),
     ("inspect TEXT", ["text.txt"]),
-    ("devices toaster", ["toaster", "pi4b"]),
+    ("devices toaster", ["toaster", "edgekit devices --help"]),
+    ("devices show toaster", ["toaster", "pi4b"]),
+    ("devices show", ["NAME", "edgekit devices show --help"]),
+    ("devices --json show pi4b", ["--json", "behind"]),
     ("devices probe", ["probe", "TARGET"]),
     ("devices probe ssh:-x", ["ssh:-x", "host"]),
     ("devices probe local -o board.txt", ["board.txt", ".toml"]),
-    ("devices pi4b local", ["local", "probe"]),
+    ("devices show pi4b local", ["local", "edgekit devices show --help"]),
+    ("devices calibrate absent.toml r.json", ["absent.toml", "pi4b"]),
     ("frobnicate", ["frobnicate", "edgekit --help"]),
 ]
 

@@ -40,7 +40,11 @@ app = typer.Typer(
 )
 for _name, _module in COMMANDS:
     _lines = "\n".join(f"  {example}" for example in _module.EXAMPLES)
-    app.command(_name, epilog=f"\b\nExamples:\n{_lines}")(_module.command)
+    _epilog = f"\b\nExamples:\n{_lines}"
+    if hasattr(_module, "group"):  # a command that has commands
+        app.add_typer(_module.group, name=_name, epilog=_epilog)
+    else:
+        app.command(_name, epilog=_epilog)(_module.command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
