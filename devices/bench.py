@@ -9,8 +9,10 @@ import platform
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import gguf
 from tqdm import tqdm
@@ -21,7 +23,7 @@ from edgekit.devices.measure import measure
 from edgekit.devices.predict import predict_run
 from edgekit.devices.profile import load_host
 from edgekit.devices.reads import token_reads
-from edgekit.devices.result import BenchResult, Build, Config, Machine, Memory, ModelFile, summarise
+from edgekit.devices.result import BenchResult, Build, Config, Machine, Memory, ModelFile, Sample, summarise
 from edgekit.devices.verdict import judge
 from edgekit.models.errors import InputError
 from edgekit.models.gguf_header import read_header
@@ -31,8 +33,16 @@ from edgekit.runtimes.session import available_cores
 _PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "torch", "onnx": "onnxruntime"}
 
 
-def bench(
-    model: Path,
+def bench(model: Path, **options: Any) -> BenchResult:
+    """Run fixed token ids `reps` times after one run to warm up, and once more in a process of its own for the memory.
+
+    Decoding is greedy and does not stop at end tokens. The options are `bench_models`'s.
+    """
+    return bench_models([model], **options)[0]
+
+
+def bench_models(
+    models: Sequence[Path],
     *,
     runtime: str | None = None,
     prompt_tokens: int = 512,
@@ -40,23 +50,50 @@ def bench(
     reps: int = 5,
     threads: int | None = None,
     cache: CacheTypes | None = None,
-) -> BenchResult:
-    """Run fixed token ids `reps` times after one run to warm up, and once more in a process of its own for the memory.
+) -> list[BenchResult]:
+    """One model or two, their repetitions in turns: A B B A.
 
-    Decoding is greedy and does not stop at end tokens. `runtime`: None for `choose_runtime`'s. Raises
-    InputError for a file that cannot be run, or options that are out of range or beyond the model's context.
+    `runtime`: None for `choose_runtime`'s. Raises InputError for a file that cannot be run, or options that are out of
+    range, beyond a model's context, or come to different settings for the two.
     """
-    runtime = choose_runtime(runtime, model)
-    config = _config(runtime, prompt_tokens, gen_tokens, reps, threads, cache)
+    runtimes = [choose_runtime(runtime, model) for model in models]
+    configs = [_config(name, prompt_tokens, gen_tokens, reps, threads, cache) for name in runtimes]
+    if configs[0] != configs[-1]:
+        raise InputError(f"{runtimes[0]} and {runtimes[-1]} would not use as many threads: give --threads")
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    measure(model, runtime, prompt_tokens, gen_tokens, threads, cache)
-    samples = tuple(
-        measure(model, runtime, prompt_tokens, gen_tokens, threads, cache)
-        for _ in tqdm(range(reps), desc="bench", unit="run", disable=None)
-    )
+
+    def run(number: int) -> Sample:
+        return measure(models[number], runtimes[number], prompt_tokens, gen_tokens, threads, cache)
+
+    for number in range(len(models)):
+        run(number)
+    samples: list[list[Sample]] = [[] for _ in models]
+    for repetition in tqdm(range(len(models) * reps), desc="bench", unit="run", disable=None):
+        number = turn(len(models), repetition)
+        samples[number].append(run(number))
+    machine = _machine(load_average)
+    return [
+        _result(model, runtimes[number], configs[number], tuple(samples[number]), machine, threads)
+        for number, model in enumerate(models)
+    ]
+
+
+def turn(models: int, repetition: int) -> int:
+    """Whose it is: A B B A A B B A, so that neither is always first and neighbours are pairs. As devices have it."""
+    pair, place = divmod(repetition, models)
+    return models - 1 - place if pair % 2 else place
+
+
+def _result(
+    model: Path,
+    runtime: str,
+    config: Config,
+    samples: tuple[Sample, ...],
+    machine: Machine,
+    threads: int | None,
+) -> BenchResult:
     memory = _memory(model, runtime, config, threads)
     summary = summarise(samples)
-    machine = _machine(load_average)
     status, reasons = judge(samples, summary, config, memory, machine)
     reads = None if model.is_dir() else token_reads(model, config)
     return BenchResult(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edgekit.devices.bench import check_range, model_file
 from edgekit.devices.predict import predict_run
@@ -16,19 +19,29 @@ from edgekit.devices.result import (
     DeviceRun,
     Machine,
     ModelFile,
+    Sample,
     Verdict,
     summarise,
 )
 from edgekit.devices.target import Target
 from edgekit.devices.vendor import held_back
 from edgekit.devices.verdict import device_doubts, judge
+from edgekit.models.errors import InputError
 from edgekit.models.tokenizer_gguf import read_gguf
 from edgekit.runtimes import CacheTypes
 from edgekit.runtimes.tokens import Tokens
 
 
-def bench_device(
-    model: Path,
+def bench_device(model: Path, target: Target, **options: Any) -> BenchResult:
+    """`bench`, on another machine: the same workload and figures, by the static runner there.
+
+    The options are `bench_models_on`'s.
+    """
+    return bench_models_on([model], target, **options)[0]
+
+
+def bench_models_on(
+    models: Sequence[Path],
     target: Target,
     *,
     prompt_tokens: int = 512,
@@ -38,32 +51,51 @@ def bench_device(
     cache: CacheTypes | None = None,
     deadline_s: int = 3600,
     keep: bool = False,
-) -> BenchResult:
-    """`bench`, on another machine: the same workload and figures, by the static runner there.
+    as_evidence: bool = False,
+) -> list[BenchResult]:
+    """One model or two, in turns in one run: A B B A. The results share the run's timeline.
 
-    `keep` leaves runner and model on the device for the next time. Raises InputError for a file or options that cannot
-    be used, InfrastructureError for all that goes wrong on the way to the device and there.
+    `keep` leaves runner and models on the device for the next time. Raises InputError for files or options that cannot
+    be used, InfrastructureError for all that goes wrong on the way to the device and there, InvalidResultError for an
+    emulated device where the figures are to be evidence.
     """
     check_range(prompt_tokens, gen_tokens, reps)
-    file = model_file(model)
-    tokens = Tokens(lambda: read_gguf(model))
+    files = [model_file(model) for model in models]
+    bos, end_tokens = _special_tokens(models)
     workload = Workload(
         prompt_tokens,
         gen_tokens,
         reps,
-        bos=tokens.bos,
-        end_tokens=tuple(sorted(tokens.end_tokens)),
+        bos=bos,
+        end_tokens=end_tokens,
         threads=threads,
         cache=None if cache is None else str(cache),
         deadline_s=deadline_s,
     )
-    return _result(file, target, measure_on(model, file.sha256, target, workload, keep=keep))
+    measured = measure_on(files, target, workload, keep=keep, as_evidence=as_evidence)
+    return [_result(file, number, target, measured) for number, file in enumerate(files)]
 
 
-def _result(file: ModelFile, target: Target, measured: Measured) -> BenchResult:
+def _special_tokens(models: Sequence[Path]) -> tuple[int | None, tuple[int, ...]]:
+    """The first token of a text and those that end one, which the runner is told once for all models."""
+    found = []
+    for model in models:
+        tokens = Tokens(partial(read_gguf, model))
+        found.append((tokens.bos, tuple(sorted(tokens.end_tokens))))
+    for model, special in zip(models, found, strict=True):
+        if special != found[0]:
+            raise InputError(
+                f"{models[0]} and {model} begin or end texts with different tokens, and so cannot run the same prompt "
+                "on a device: compare models with one vocabulary"
+            )
+    return found[0]
+
+
+def _result(file: ModelFile, number: int, target: Target, measured: Measured) -> BenchResult:
+    """Of the run's model of that number."""
     answer = measured.answer
     facts = named(answer.device, measured.identity)
-    used, build, samples, memory = answer.config, answer.build, answer.samples[0], answer.memory[0]
+    used, build, samples, memory = answer.config, answer.build, answer.samples[number], answer.memory[number]
     config = Config(used.prompt_tokens, used.gen_tokens, used.reps, used.threads, used.cache, used.affinity)
     machine = Machine(
         cpu=facts.cpu,
@@ -79,7 +111,7 @@ def _result(file: ModelFile, target: Target, measured: Measured) -> BenchResult:
     why = facts.emulated_why if facts.emulated else "its profile says so" if emulated else None
     summary = summarise(samples)
     status, reasons = judge(samples, summary, config, memory, machine)
-    doubts = _doubts(target, measured, why)
+    doubts = _doubts(target, measured, samples, why)
     reads = token_reads(Path(file.path), config)
     unavailable = dict(answer.reasons)
     if target.device is None:
@@ -119,12 +151,12 @@ def _worse(status: Verdict, doubts: list[str]) -> Verdict:
     return "degraded" if doubts and status == "valid" else status
 
 
-def _doubts(target: Target, measured: Measured, emulated_why: str | None) -> list[str]:
+def _doubts(target: Target, measured: Measured, samples: Sequence[Sample], emulated_why: str | None) -> list[str]:
     answer = measured.answer
     max_c = None if target.cooldown is None else target.cooldown.max_c
     used = answer.config.affinity
     cpus = [core.cpu for core in answer.device.cores] if used is None else used
-    doubts = device_doubts(answer.samples[0], answer.timeline, cpus, max_c)
+    doubts = device_doubts(samples, answer.timeline, cpus, max_c)
     doubts += held_back(*measured.throttling)
     if emulated_why is not None:
         doubts.append(f"the device is emulated ({emulated_why}): its times say nothing of a real one")

@@ -1,13 +1,31 @@
-"""One benchmark against another: how much faster or slower B is than A, and whether a gate lets that pass."""
+"""One benchmark against another: how much faster or slower B is than A, and whether a gate lets that pass.
+
+Two models that were run in turns are compared pair by pair: what slows a machine down for a while slows down both of a
+pair. Results that were stored are compared by their medians. Decoding counts by the median time between two tokens of a
+repetition, which a program that takes the processor away for a few of them does not move; what happens at a few tokens
+alone is not seen by it.
+"""
 
 from __future__ import annotations
 
+import math
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from statistics import NormalDist
+from typing import Literal, NoReturn
 
-from edgekit.devices.result import BenchResult, Verdict
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.devices.likeness import differences, unlikenesses
+from edgekit.devices.result import CONFIDENCE, BenchResult, Sample, Verdict
+from edgekit.devices.verdict import noise_doubts
+from edgekit.models.errors import InputError, InvalidResultError
 
 SCHEMA_VERSION = 1
+FEWEST = 5  # pairs, for an interval: of fewer, even the span of them all misses the median more often than 1 in 10
+RESAMPLES = 10_000
 
 Outcome = Literal["regression", "no regression", "inconclusive"]
 
@@ -16,7 +34,8 @@ Outcome = Literal["regression", "no regression", "inconclusive"]
 class Ratio:
     """B over A of one figure: the median over pairs and a 95 % bootstrap interval of it.
 
-    `n` is the number of pairs, or of the smaller side's repetitions where nothing is paired.
+    `n` is the number of pairs, or of the smaller side's repetitions where nothing is paired; too few for an interval
+    leave its ends NaN.
     """
 
     median: float
@@ -48,4 +67,169 @@ class Comparison:
     ratios: Ratios
     gate: float | None  # the slowdown that is too much, as 0.05; None: not asked
     outcome: Outcome | None  # None where there is no gate
+    differs: tuple[str, ...] = ()  # of "model", "build", "config" and "device"
     schema_version: int = SCHEMA_VERSION
+
+
+def compare_in_turns(a: BenchResult, b: BenchResult, gate: float | None = None) -> Comparison:
+    """Two results of one run, repetition by repetition."""
+    return _comparison(a, b, gate, _ratios(a, b, paired_ratio), _doubts(a, b, gate), paired=True)
+
+
+def compare_stored(
+    a: BenchResult,
+    b: BenchResult,
+    gate: float | None = None,
+    *,
+    force: bool = False,
+    names: tuple[str, str] = ("A", "B"),
+) -> Comparison:
+    """Two results of runs apart: the intervals do not know what else has changed in between.
+
+    `names` are for errors. Raises InputError where device, config or emulation differ, unless `force`, which makes them
+    reasons; and InvalidResultError for a result that is invalid, or with a gate emulated.
+    """
+    for name, result in zip(names, (a, b), strict=True):
+        if result.status == "invalid":
+            raise InvalidResultError(f"{name} is an invalid result ({'; '.join(result.reasons)}): measure it again")
+        if gate is not None and result.emulated:
+            refuse_emulated(name)
+    unlike = unlikenesses(a, b)
+    if unlike and not force:
+        raise InputError(
+            f"{names[0]} and {names[1]} are unlike, {'; '.join(unlike)}: measure both alike, or add --force"
+        )
+    return _comparison(a, b, gate, _ratios(a, b, unpaired_ratio), [*_doubts(a, b, None), *unlike], paired=False)
+
+
+def refuse_emulated(name: str) -> NoReturn:
+    """The error for a gate on times that say nothing of a real device."""
+    raise InvalidResultError(f"{name} is emulated, and its times are no evidence: drop --gate or take a real device")
+
+
+def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
+    """B over A, the n-th figure of each a pair; a pair with a figure that is not finite and positive is left out."""
+    pairs = [math.log(y / x) for x, y in zip(a, b, strict=False) if _usable(x) and _usable(y)]
+    return _ratio(np.asarray(pairs), _resampled_medians(np.asarray(pairs), 0), len(pairs))
+
+
+def unpaired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
+    """The median of B over that of A, each resampled for itself."""
+    x, y = (np.log([value for value in values if _usable(value)]) for values in (a, b))
+    medians = _resampled_medians(y, 0) - _resampled_medians(x, 1)
+    return _ratio(np.asarray([np.median(y) - np.median(x)] if x.size and y.size else []), medians, min(x.size, y.size))
+
+
+def _usable(figure: float) -> bool:
+    return math.isfinite(figure) and figure > 0
+
+
+def _resampled_medians(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """The medians of RESAMPLES samples with replacement, the same at every call; none where there are no values."""
+    if not values.size:
+        return np.empty(0)
+    drawn: NDArray[np.float64] = np.random.default_rng(seed).choice(values, (RESAMPLES, values.size))
+    return np.asarray(np.median(drawn, axis=1))
+
+
+def _ratio(logs: NDArray[np.float64], medians: NDArray[np.float64], n: int) -> Ratio:
+    """In logarithms, so that A over B is one over B over A."""
+    median = math.exp(np.median(logs)) if logs.size else math.nan
+    if n < FEWEST:
+        return Ratio(median, math.nan, math.nan, n)
+    low, high = np.exp(np.quantile(medians, [tail(n), 1 - tail(n)]))
+    return Ratio(median, float(low), float(high), n)
+
+
+def tail(n: int) -> float:
+    """What is cut off at each end of n figures' resampled medians, less than 2.5 % where there are few.
+
+    Resampled medians vary too little, as a sample's variance does with n in place of n - 1, and normal quantiles are not
+    Student's: the expanded percentile interval of Hesterberg, https://arxiv.org/abs/1411.5279.
+    """
+    normal = NormalDist()
+    z = normal.inv_cdf((1 + CONFIDENCE) / 2)
+    degrees = n - 1
+    # Student's quantile to 1 % from 4 degrees of freedom up: Abramowitz and Stegun, 26.7.5.
+    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    return normal.cdf(-t * math.sqrt(n / degrees))
+
+
+_FIGURES: dict[str, Callable[[Sample], float]] = {
+    "load_s": lambda sample: sample.load_s,
+    "ttft_s": lambda sample: sample.ttft_s,
+    "prefill_tps": lambda sample: sample.prefill_tps,
+    "decode_tps": lambda sample: _rate(sample.inter_token_s),
+}
+
+
+def _rate(steps: Sequence[float]) -> float:
+    median = float(np.median(steps)) if steps else 0.0
+    return 1 / median if _usable(median) else math.nan
+
+
+def _ratios(a: BenchResult, b: BenchResult, ratio: Callable[[Sequence[float], Sequence[float]], Ratio]) -> Ratios:
+    return Ratios(
+        **{
+            name: ratio([figure(sample) for sample in a.samples], [figure(sample) for sample in b.samples])
+            for name, figure in _FIGURES.items()
+        }
+    )
+
+
+def gate_outcome(ratio: Ratio, gate: float) -> Outcome:
+    """What a gate says of a rate: B may be slower than A by less than `gate`, a share.
+
+    A regression: the interval excludes 1, and is farther from it than the median is from the interval; the median has
+    passed the threshold. The first alone would be a false alarm once in 40 times for each figure, however noisy the
+    machine. No regression: the whole interval is on the good side of the threshold. All else is inconclusive.
+    """
+    least = 1 - gate
+    if ratio.low > least:
+        return "no regression"
+    return "regression" if ratio.median <= least and ratio.high**3 <= ratio.median else "inconclusive"
+
+
+def _outcome(ratios: Ratios, gate: float) -> Outcome:
+    found = [gate_outcome(ratio, gate) for ratio in (ratios.prefill_tps, ratios.decode_tps)]
+    ranked: tuple[Outcome, ...] = ("regression", "inconclusive", "no regression")
+    return next(outcome for outcome in ranked if outcome in found)
+
+
+def _comparison(
+    a: BenchResult, b: BenchResult, gate: float | None, ratios: Ratios, doubts: list[str], *, paired: bool
+) -> Comparison:
+    outcome = None if gate is None else _outcome(ratios, gate)
+    few = min(ratio.n for ratio in (ratios.prefill_tps, ratios.decode_tps))
+    if few < FEWEST:
+        doubts = [*doubts, f"{few} repetitions are too few for an interval: raise --reps to {FEWEST} or more"]
+    elif outcome == "inconclusive":
+        doubts = [*doubts, f"the intervals are too wide to tell a slowdown of {gate:.3g} from none: raise --reps"]
+    invalid = "invalid" in (a.status, b.status)
+    return Comparison(
+        run_id=uuid.uuid4().hex,
+        status="invalid" if invalid else "degraded" if doubts else "valid",
+        reasons=tuple(doubts),
+        paired=paired,
+        a=a,
+        b=b,
+        ratios=ratios,
+        gate=gate,
+        outcome="inconclusive" if invalid and gate is not None else outcome,
+        differs=differences(a, b),
+    )
+
+
+def _doubts(a: BenchResult, b: BenchResult, gate: float | None) -> list[str]:
+    """What there was against each side, once where it is the same.
+
+    With a gate, what noise there was is left out: whether it was too much is what the intervals say.
+    """
+    sides = []
+    for result in (a, b):
+        noise = () if gate is None else noise_doubts(result.summary, result.machine)
+        sides.append([reason for reason in result.reasons if reason not in noise])
+    ours, theirs = sides
+    both = [f"A and B: {reason}" for reason in ours if reason in theirs]
+    alone = [f"A: {reason}" for reason in ours if reason not in theirs]
+    return [*both, *alone, *(f"B: {reason}" for reason in theirs if reason not in ours)]

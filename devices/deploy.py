@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekit.devices.target import Target
@@ -62,26 +62,42 @@ class Store:
         self._there = True
         self.must(_script(_OPEN, self.blobs), f"cannot make the folder {self.workdir}")
 
-    def put(self, path: Path, sha256: str, *, free_bytes: int | None = None, executable: bool = False) -> str:
+    def put(self, path: Path, sha256: str, *, executable: bool = False) -> str:
         """The file's path on the device, pushed unless it is there already.
 
-        Raises InfrastructureError where there is no room (`free_bytes`, None: not known) or it did not arrive whole.
+        Raises InfrastructureError where it did not arrive whole.
         """
-        blob = f"{self.blobs}/{sha256}"
+        return self.put_all({sha256: path}, executable=executable)[sha256]
+
+    def put_all(
+        self, files: Mapping[str, Path], *, free_bytes: int | None = None, executable: bool = False
+    ) -> dict[str, str]:
+        """`put` for several, by their sha256; all must have room before the first is pushed (None: not known)."""
+        missing = {sha256: path for sha256, path in files.items() if not self._claim(sha256)}
+        self._check_room(list(missing.values()), free_bytes)
+        for sha256, path in missing.items():
+            self._push(path, sha256, "700" if executable else "600")
+        return {sha256: self._blob(sha256) for sha256 in files}
+
+    def _claim(self, sha256: str) -> bool:
+        """Mark the file as this run's, so that nobody takes it away; whether it is there, and whole."""
+        blob = self._blob(sha256)
         self._marked.append(sha256)
         marks = [f"{blob}.{self.nonce}.use", *([f"{blob}.keep"] if self.keep else [])]
         self.must(["touch", *marks], f"cannot write to {self.workdir}")
-        if self._sha256(blob) != sha256:
-            self._push(path, sha256, blob, free_bytes, "700" if executable else "600")
-        return blob
+        return self._sha256(blob) == sha256
 
-    def _push(self, path: Path, sha256: str, blob: str, free_bytes: int | None, mode: str) -> None:
-        size = path.stat().st_size
-        if free_bytes is not None and size + _SPARE_BYTES > free_bytes:
+    def _check_room(self, files: Sequence[Path], free_bytes: int | None) -> None:
+        size = sum(path.stat().st_size for path in files)
+        if free_bytes is not None and files and size + _SPARE_BYTES > free_bytes:
+            names = " and ".join(path.name for path in files)
             raise InfrastructureError(
-                f"{self.target.name} has {free_bytes / 1e6:.0f} MB free in {self.workdir}, and {path.name} takes "
-                f"{size / 1e6:.0f} MB: free some space or choose another workdir"
+                f"{self.target.name} has {free_bytes / 1e6:.0f} MB free in {self.workdir}, and {names} "
+                f"take{'s' if len(files) == 1 else ''} {size / 1e6:.0f} MB: free some space or choose another workdir"
             )
+
+    def _push(self, path: Path, sha256: str, mode: str) -> None:
+        size = path.stat().st_size
         part = self._part(sha256)
         done = self.transport.push(path, part, SHORT_S + size / _SLOWEST_BYTES_PER_S)
         if done.lost:
@@ -96,7 +112,10 @@ class Store:
             raise InfrastructureError(
                 f"{path.name} did not arrive whole on {self.target.name}: {why}: free some space there or try again"
             )
-        self.must(_script(_ARRIVE, mode, part, blob), f"cannot rename {part}")
+        self.must(_script(_ARRIVE, mode, part, self._blob(sha256)), f"cannot rename {part}")
+
+    def _blob(self, sha256: str) -> str:
+        return f"{self.blobs}/{sha256}"
 
     def _part(self, sha256: str) -> str:
         return f"{self.blobs}/.{sha256}.{self.nonce}.part"

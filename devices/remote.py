@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from edgekit.devices import vendor
 from edgekit.devices.answer import Probe, RunAnswer, RunState, read_probe, read_result, read_state
+from edgekit.devices.comparison import refuse_emulated
 from edgekit.devices.deploy import SHORT_S, Store, file_sha256, last_line, lost
+from edgekit.devices.result import ModelFile
 from edgekit.devices.runner import runner_file
 from edgekit.devices.stored import MOST_BYTES
 from edgekit.devices.target import ABIS, Target
@@ -73,20 +75,26 @@ def probe(target: Target) -> Probe:
     return facts
 
 
-def measure_on(model: Path, sha256: str, target: Target, workload: Workload, *, keep: bool = False) -> Measured:
-    """Run a file on the device. Whatever happens, nothing of it is left there when this returns or raises.
+def measure_on(
+    models: Sequence[ModelFile], target: Target, workload: Workload, *, keep: bool = False, as_evidence: bool = False
+) -> Measured:
+    """Run one file or two in turns on the device. Whatever happens, nothing is left there when this returns or raises.
 
-    Raises InfrastructureError, in one sentence, for all that can go wrong there.
+    Raises InfrastructureError, in one sentence, for all that can go wrong there; InvalidResultError for an emulated
+    device where the figures are to be evidence, before anything is put there.
     """
     with _session(target, keep=keep) as session:
-        facts = session.probe()
+        facts, identity = session.probe(), session.identity()
         _check_isa(target, facts)
-        remote = session.store.put(model, sha256, free_bytes=facts.disk_free_bytes)
-        identity, before = session.identity(), session.throttling()
-        session.start(remote, workload)
+        if as_evidence and (target.emulated or named(facts, identity).emulated):
+            refuse_emulated(target.name)
+        files = {model.sha256: Path(model.path) for model in models}  # the same file twice is one
+        remote = session.store.put_all(files, free_bytes=facts.disk_free_bytes)
+        before = session.throttling()
+        session.start([remote[model.sha256] for model in models], workload)
         session.follow(workload)
         answer = session.fetch()
-        _check_answer(target, answer, model, workload)
+        _check_answer(target, answer, models, workload)
         after = session.throttling()
     return Measured(answer, identity, (before, after), session.runner_sha256, session.trouble)
 
@@ -136,9 +144,9 @@ class _Session:
     def throttling(self) -> vendor.Throttling:
         return vendor.throttling(self.store.transport, self.target.transport)
 
-    def start(self, model: str, workload: Workload) -> None:
+    def start(self, models: Sequence[str], workload: Workload) -> None:
         self.started = True  # even if the answer is lost
-        line = ["start", self.store.run_folder, "--lock", self.store.workdir, "--", model]
+        line = ["start", self.store.run_folder, "--lock", self.store.workdir, "--", *models]
         done = self.ask([*line, *_arguments(self.target, workload, self.nonce)])
         if done.lost:  # it may have started: `follow` sees
             self.start_lost = done
@@ -286,7 +294,7 @@ def _check_isa(target: Target, facts: Probe) -> None:
         )
 
 
-def _check_answer(target: Target, answer: RunAnswer, model: Path, workload: Workload) -> None:
+def _check_answer(target: Target, answer: RunAnswer, models: Sequence[ModelFile], workload: Workload) -> None:
     """What was run is what was asked for: a runner that ignores an option is found out here."""
     wanted = {
         "prompt_tokens": (workload.prompt_tokens, answer.config.prompt_tokens),
@@ -294,8 +302,8 @@ def _check_answer(target: Target, answer: RunAnswer, model: Path, workload: Work
         "reps": (workload.reps, answer.config.reps),
         "threads": (workload.threads or target.threads or answer.config.threads, answer.config.threads),
         "cache": (workload.cache or answer.config.cache, answer.config.cache),
-        "models": (1, len(answer.models)),
-        "bytes": (model.stat().st_size, answer.models[0].bytes),
+        "models": (len(models), len(answer.models)),
+        "bytes": ([model.bytes for model in models], [model.bytes for model in answer.models]),
     }
     for name, (asked, used) in wanted.items():
         if asked != used:

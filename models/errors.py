@@ -21,3 +21,7 @@ class TargetError(RuntimeError):
 
 class InfrastructureError(RuntimeError):
     """A device could not be reached, or what runs there failed; nothing was measured. Exit code 6."""
+
+
+class InvalidResultError(RuntimeError):
+    """Figures that prove nothing were to be used as evidence: nothing was decided. Exit code 5."""

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli import bench, devices, evaluate, export, inspect, plan, prune, quantize, run
+from edgekit.cli import bench, compare, devices, evaluate, export, inspect, plan, prune, quantize, run
 from edgekit.cli.options import Debug, State
-from edgekit.models.errors import InfrastructureError, InputError, TargetError
+from edgekit.models.errors import InfrastructureError, InputError, InvalidResultError, TargetError
 
 COMMANDS = (
     ("prune", prune),
@@ -22,6 +22,7 @@ COMMANDS = (
     ("eval", evaluate),
     ("run", run),
     ("bench", bench),
+    ("compare", compare),
     ("inspect", inspect),
     ("devices", devices),
 )
@@ -50,8 +51,8 @@ for _name, _module in COMMANDS:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line.
 
-    The exit code: 0, 2 for input that cannot be used, 6 for a device that fails us, 1 for every other failure; and
-    `bench`'s verdicts.
+    The exit code: 0, 2 for input that cannot be used, 6 for a device that fails us, 1 for every other failure; and the
+    verdicts of `bench` and `compare`: 3, 4 and 5.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name or a token that the terminal's encoding lacks is no failure
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"error: {error}", 2, state)
     except TargetError as error:
         return _fail(f"error: {error}", 1, state)
+    except InvalidResultError as error:
+        return _fail(f"error: {error}", 5, state)
     except InfrastructureError as error:
         return _fail(f"error: {error}", 6, state)
     except OSError as error:
