@@ -22,12 +22,16 @@ def ram_bytes() -> int:
         raise InputError("this system does not tell its memory size: name another device than 'host'") from error
 
 
-@lru_cache
 def measure_bandwidth(threads: int | None = None) -> float:
     """Bytes per second that so many threads read from memory: the best of four passes over 256 MiB, once a process.
 
     None: one thread for each big core.
     """
+    return _bandwidth(threads)
+
+
+@lru_cache
+def _bandwidth(threads: int | None) -> float:
     return max(bandwidth_passes(_PASSES, threads))
 
 

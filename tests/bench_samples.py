@@ -100,4 +100,4 @@ def comparison(ratio: float = 0.9, gate: float | None = 0.05, outcome: str | Non
     b = replace(a, model=replace(a.model, path="other.gguf"), samples=taken, summary=summarise(taken), run_id="d4e5f6")
     same = Ratio(1.0, 0.99, 1.01, REPS)
     ratios = Ratios(same, same, same, Ratio(ratio, ratio - 0.01, ratio + 0.01, REPS))
-    return Comparison("0a0b0c", "valid", (), True, a, b, ratios, gate, outcome)
+    return Comparison("0a0b0c", "valid", (), True, a, b, ratios, gate, outcome, ("model",))

@@ -15,6 +15,7 @@ import pytest
 from bench_samples import REPS, comparison, device_result, plain_result, samples
 from test_report import FETCHING, Page
 
+from edgekit.devices.comparison import Comparison
 from edgekit.devices.result import BenchResult, summarise
 from edgekit.devices.stored import read_result
 from edgekit.models.errors import InputError
@@ -37,12 +38,20 @@ def broken() -> BenchResult:
     return replace(device_result(), samples=bad, summary=summarise(bad), status="invalid")
 
 
+def unknown(comparison: Comparison) -> Comparison:
+    """Of too few pairs for an interval."""
+    short = replace(comparison.ratios.decode_tps, low=math.nan, high=math.nan)
+    ratios = replace(comparison.ratios, decode_tps=short, load_s=replace(short, median=math.nan))
+    return replace(comparison, ratios=ratios)
+
+
 RESULTS = {
     "plain": plain_result(),
     "device": device_result(),
     "broken": broken(),
     "comparison": comparison(),
     "no gate": replace(comparison(1.0, None, None), paired=False),
+    "no interval": unknown(comparison()),
     "broken comparison": replace(comparison(), a=broken()),
     "one repetition": plain_result(samples=samples()[:1], summary=summarise(samples()[:1])),
 }
@@ -101,10 +110,13 @@ def test_a_comparison_tells_ratios_gate_and_outcome(tmp_path: Path) -> None:
         "-10.0 %",
         "0.890 to 0.910",
         "The dashed line is the gate: 5.0% slower",
+        "They differ in model.",
     ):
         assert words in found.text, words
     assert text.count('class="limit"') == 2  # of prefill and decode, at which the gate looks
     assert "gate" not in page(RESULTS["no gate"], tmp_path)[1].text
+    assert "not known to not known times A's tokens/s" in page(RESULTS["no interval"], tmp_path)[1].text
+    assert "<title>B, 5</title>" in text  # its repetitions are shaded in the timeline too
 
 
 def test_a_times_ratio_is_drawn_as_a_speed(tmp_path: Path) -> None:

@@ -17,13 +17,17 @@ from edgekit.devices.predict import (
     overhead_bytes,
     parameters,
     predict_decode,
+    predict_run,
     ram_bytes,
     seconds_per_weight,
 )
 from edgekit.devices.profile import Device, device_names, load_device
+from edgekit.devices.result import Reads
 from edgekit.models.errors import InputError
 from edgekit.models.spec import ModelSpec, Rope
 from edgekit.quant.formats import FORMATS
+from edgekit.quant.plan import Candidate, Sensitivity
+from edgekit.quant.speed import DecodeTime
 
 SPEC = ModelSpec(
     family="llama",
@@ -194,6 +198,34 @@ def test_the_cache_is_read_as_well() -> None:
     assert predict_decode(DEVICE, sliding, 10**6, position=100).decode_tps == pytest.approx(
         4e9 / (10**6 + 200 * per_position)
     )
+
+
+def test_a_run_is_reading_and_arithmetic_added_up() -> None:
+    device = replace(DEVICE, clock_hz=1e9, cycles_per_block={"q4_0": 4.0, "q8_0": 8.0})
+    reads = Reads({"Q4_0": 18_000_000, "Q8_0": 34_000_000, "F32": 1280}, 3_998_720)
+    found = predict_run(device, reads)
+    assert found.memory_s == pytest.approx(56e6 / 4e9)
+    # a million blocks of 32 weights each; F32, of which the profile says nothing, is as slow as the slowest
+    assert found.compute_s == pytest.approx((1e6 * 4 + 1e6 * 8 + 10 * 8) / 4 / 1e9)
+    assert (found.decode_tps, found.bound_by) == (pytest.approx(1 / (found.memory_s + found.compute_s)), "memory")
+    slow = predict_run(replace(device, clock_hz=1e8), reads)
+    assert slow.bound_by == "compute" and slow.memory_s == found.memory_s
+    unknown = predict_run(DEVICE, reads)
+    assert (unknown.compute_s, unknown.bound_by, unknown.decode_tps) == (None, "memory", pytest.approx(4e9 / 56e6))
+    for each in (found, slow, unknown):
+        assert "(a prediction)" in each.explanation and "4.0 MB of it attention cache" in each.explanation
+
+
+@pytest.mark.parametrize("name", ["pi4b", "pi5", "sd865"])
+def test_a_run_is_predicted_as_a_plan_for_speed_is(name: str) -> None:
+    """`plan --objective speed` and `bench` tell one figure for one file."""
+    device = load_device(name)
+    sizes = {"q4_0": 18 * 2**20, "q6_k": 210 * 2**17, "q8_0": 34 * 2**20}  # bytes of 32 Mi weights
+    table = [Sensitivity(kind, "ffn", 0, (Candidate(kind, size, 0.0),), (32, 2**20)) for kind, size in sizes.items()]
+    time = DecodeTime(1.0, 1 / device.bandwidth_bytes_per_s, seconds_per_weight(device))
+    planned = time.total(table, {kind: kind for kind in sizes})
+    run = predict_run(device, Reads({kind.upper(): size for kind, size in sizes.items()}, 0))
+    assert run.decode_tps == pytest.approx(1 / planned)
 
 
 def test_the_file_that_bandwidth_allows() -> None:

@@ -88,8 +88,11 @@ def memory(result: BenchResult) -> Element | None:
     return bars([(name, size, bytes_text(size), last) for name, size, last in rows if size is not None], "Memory")
 
 
-def timeline(result: BenchResult) -> list[tuple[str, list[str], Element]]:
-    """(what, the series' names, chart) of all that was seen once a second; series number N has the colour .tN."""
+def timeline(result: BenchResult, taken: Mapping[str, Sample]) -> list[tuple[str, list[str], Element]]:
+    """(what, the series' names, chart) of all that was seen once a second; series number N has the colour .tN.
+
+    The spans of the samples are shaded, and named by their keys.
+    """
     moments = result.timeline
     clocks = _clocks(result)
     heat = {name: [m.temp_c.get(name) if m.temp_c else None for m in moments] for name in _zones(moments)}
@@ -98,7 +101,7 @@ def timeline(result: BenchResult) -> list[tuple[str, list[str], Element]]:
     for what, unit, series in (("Clocks", "GHz", clocks), ("Temperatures", "degrees C", heat), ("Load", "load", load)):
         known = {name: values for name, values in series.items() if any(value is not None for value in values)}
         if known:
-            charts.append((what, list(known), _over_time(result, known, unit, what)))
+            charts.append((what, list(known), _over_time(moments, taken, known, unit, what)))
     return charts
 
 
@@ -119,13 +122,19 @@ def _zones(moments: Sequence[Moment]) -> list[str]:
     return sorted({name for moment in moments for name in moment.temp_c or ()})
 
 
-def _over_time(result: BenchResult, series: Mapping[str, Sequence[float | None]], unit: str, title: str) -> Element:
-    times = [moment.at_s for moment in result.timeline]
+def _over_time(
+    moments: Sequence[Moment],
+    taken: Mapping[str, Sample],
+    series: Mapping[str, Sequence[float | None]],
+    unit: str,
+    title: str,
+) -> Element:
+    times = [moment.at_s for moment in moments]
     values = [value for each in series.values() for value in each if value is not None]
     plot = Plot.over(times, values, width=_WIDE, height=190)
     drawn = [
-        plot.span(sample.at_s, sample.at_s + _lasted(sample), f"repetition {rep}")
-        for rep, sample in enumerate(result.samples, 1)
+        plot.span(sample.at_s, sample.at_s + _lasted(sample), name)
+        for name, sample in taken.items()
         if sample.at_s is not None and math.isfinite(_lasted(sample))
     ]
     drawn += plot.frame("seconds", unit)
@@ -155,10 +164,12 @@ def ratios(rows: Sequence[tuple[str, Ratio, bool]], gate: float | None) -> Eleme
         if gate is not None and gated:
             x, told = plot.x.at(1 - gate), node("title", f"gate: {gate:.1%} slower")
             drawn.append(node("line", told, x1=x, y1=y - 20, x2=x, y2=y + 20, class_="limit"))
-        if math.isfinite(ratio.low + ratio.high + ratio.median):
+        hint = f"{name}: {ratio.median:.3f}"
+        if math.isfinite(ratio.low + ratio.high):  # too few pairs have no interval
+            hint += f", {ratio.low:.3f} to {ratio.high:.3f}"
             left, right = plot.x.at(ratio.low), plot.x.at(ratio.high)
-            hint = f"{name}: {ratio.median:.3f}, {ratio.low:.3f} to {ratio.high:.3f}"
             drawn.append(node("line", node("title", hint), x1=left, y1=y, x2=right, y2=y, class_="whisker"))
+        if math.isfinite(ratio.median):
             drawn.append(node("circle", node("title", hint), cx=plot.x.at(ratio.median), cy=y, r=5, class_="chosen"))
     return plot.drawing("Ratios with their intervals", *drawn)
 

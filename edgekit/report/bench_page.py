@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from edgekit.devices.result import BenchResult, Quantiles, Summary
+from edgekit.devices.result import BenchResult, Quantiles, Sample, Summary
 from edgekit.figures import bytes_text
 from edgekit.report import bench_charts as charts
 from edgekit.report.markup import Child, document, fact, node, section, table
@@ -39,7 +39,7 @@ def _bench(result: BenchResult) -> Iterator[Child]:
     yield _figures(result.summary)
     yield _tokens(result)
     yield node("div", _repetitions(result), _predicted(result), class_="pair")
-    yield timeline(result)
+    yield timeline(result, {f"repetition {rep}": sample for rep, sample in enumerate(result.samples, 1)})
     yield node("div", _memory(result), _types(result), class_="pair")
     yield what_ran((result,))
     yield footer((result,))
@@ -160,8 +160,9 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def timeline(result: BenchResult) -> Element:
-    found = charts.timeline(result)
+def timeline(result: BenchResult, taken: Mapping[str, Sample]) -> Element:
+    """`taken`: the repetitions of all that ran, named."""
+    found = charts.timeline(result, taken)
     if not found:
         why = result.unavailable.get("timeline", "nothing was seen of clocks, temperatures and load")
         return section("Timeline", f"There is none: {why}.")

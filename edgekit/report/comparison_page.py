@@ -40,7 +40,8 @@ def _comparison(comparison: Comparison) -> Iterator[Child]:
     order = "interleaved in one run" if comparison.paired else "two stored results"
     yield node("p", "edgekit comparison", class_="over")
     yield node("h1", f"{model_name(a)} (A) and {model_name(b)} (B)")
-    yield node("p", f"{where(a)}, {how(a)}; {order}. {b.date}.", class_="lead")
+    differs = f" They differ in {', '.join(comparison.differs)}." if comparison.differs else ""
+    yield node("p", f"{where(a)}, {how(a)}; {order}. {b.date}.{differs}", class_="lead")
     yield emulation(a) or emulation(b)
     yield _outcome(comparison)
     yield _ratio_facts(comparison)
@@ -52,7 +53,9 @@ def _comparison(comparison: Comparison) -> Iterator[Child]:
             "Decode by pair" if comparison.paired else "Decode by repetition", why, node("div", chart, class_="scroll")
         )
     yield node("div", _figures_of("A", a), _figures_of("B", b), class_="pair")
-    yield timeline(a)
+    sides = {"A": a, "B": b} if comparison.paired else {"A": a}
+    taken = {f"{side}, {rep}": each for side, one in sides.items() for rep, each in enumerate(one.samples, 1)}
+    yield timeline(a, taken)
     yield what_ran((a, b))
     yield footer((a, b))
 
@@ -64,7 +67,9 @@ def _outcome(comparison: Comparison) -> Element:
 
 def _ratio_facts(comparison: Comparison) -> Element:
     facts = [
-        fact(name, f"{100 * (ratio.median - 1):+.1f} %", f"{ratio.low:.3f} to {ratio.high:.3f} times A's {unit}")
+        fact(
+            name, f"{100 * (ratio.median - 1):+.1f} %", f"{_three(ratio.low)} to {_three(ratio.high)} times A's {unit}"
+        )
         for field, name, unit in FIGURES
         if math.isfinite((ratio := getattr(comparison.ratios, field)).median)
     ]
@@ -75,7 +80,7 @@ def _ratios(comparison: Comparison) -> Element:
     rows, speeds = [], []
     for field, name, unit in FIGURES:
         ratio: Ratio = getattr(comparison.ratios, field)
-        rows.append((f"{name}, {unit}", f"{ratio.median:.3f}", f"{ratio.low:.3f}", f"{ratio.high:.3f}", str(ratio.n)))
+        rows.append((f"{name}, {unit}", *map(_three, (ratio.median, ratio.low, ratio.high)), str(ratio.n)))
         rate = unit == "tokens/s"
         speeds.append((name, ratio if rate else _inverse(ratio), field in _GATED))
     gate = "" if comparison.gate is None else f" The dashed line is the gate: {comparison.gate:.1%} slower."
@@ -84,6 +89,10 @@ def _ratios(comparison: Comparison) -> Element:
     titles = ("B over A", "ratio", "from", "to", "pairs" if comparison.paired else "n")
     chart = node("div", charts.ratios(speeds, comparison.gate), class_="scroll")
     return section("Ratios", why, chart, node("div", table(titles, rows), class_="scroll bytes"))
+
+
+def _three(ratio: float) -> str:
+    return f"{ratio:.3f}" if math.isfinite(ratio) else "not known"
 
 
 def _inverse(ratio: Ratio) -> Ratio:
