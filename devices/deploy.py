@@ -18,7 +18,7 @@ from edgekit.devices.transports import LostLink, Ran, Transport
 from edgekit.models.errors import InfrastructureError
 
 SHORT_S = 60.0  # for commands that have little to do
-_STALE_MINUTES = 24 * 60  # what a desk that died left behind
+_STALE_MINUTES = 30  # longer than anything that a desk does to a file, other than pushing or running it
 _SLOWEST_BYTES_PER_S = 250e3  # a push may take this long
 _SPARE_BYTES = 4 << 20  # for the result, beside the files
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -27,9 +27,13 @@ _RETRIES_S = (0.0, 1.0, 3.0, 6.0, 10.0)
 
 # Several steps in one, since each command may be a connection of its own. Names are a script's arguments: they are
 # quoted like everybody's.
+# What desks that died have left is nobody's: a part that no push writes to any more, the mark of a run that is gone.
 _OPEN = (
-    'mkdir -p "$1" || exit; '
-    rf'find "$1" -maxdepth 1 \( -name "*.part" -o -name "*.use" \) -mmin +{_STALE_MINUTES} -exec rm -f {{}} +; exit 0'
+    'mkdir -p "$1/blobs" || exit; '
+    rf'find "$1/blobs" -name ".*.part" -mmin +{_STALE_MINUTES} -exec rm -f {{}} +; '
+    'for mark in "$1"/blobs/*.use; do nonce=${mark%.use}; nonce=${nonce##*.}; '
+    '[ -d "$1/run-$nonce" ] || [ -n "$(find "$1/blobs" -name ".*.$nonce.part")" ] || '
+    rf'find "$mark" -mmin +{_STALE_MINUTES} -exec rm -f {{}} + 2> /dev/null; done; exit 0'
 )
 _ARRIVE = 'chmod "$1" "$2" && mv -f "$2" "$3"'
 _LEAVE = 'blobs=$1; shift; rm -f "$@"; ls -A "$blobs"'
@@ -53,14 +57,14 @@ class Store:
         self.run_folder = f"{workdir}/run-{self.nonce}"
 
     def open(self) -> None:
-        """Make the folders, and remove what runs of yesterday did not."""
+        """Make the folders, and remove what desks that died did not."""
         if not self.workdir.startswith("/"):
             home = self.must(["pwd"], "cannot tell its home folder").stdout.strip()
             if not (home.startswith("/") and home.isprintable()):
                 raise InfrastructureError(f"{self.target.name} does not tell its home folder: set an absolute workdir")
             self._at(f"{home.rstrip('/')}/{self.workdir.removeprefix('./')}")
         self._there = True
-        self.must(_script(_OPEN, self.blobs), f"cannot make the folder {self.workdir}")
+        self.must(_script(_OPEN, self.workdir), f"cannot make the folder {self.workdir}")
 
     def put(self, path: Path, sha256: str, *, executable: bool = False) -> str:
         """The file's path on the device, pushed unless it is there already.

@@ -15,6 +15,7 @@ from edgekit.devices import vendor
 from edgekit.devices.answer import Probe, RunAnswer, RunState, read_probe, read_result, read_state
 from edgekit.devices.comparison import refuse_emulated
 from edgekit.devices.deploy import SHORT_S, Store, file_sha256, last_line, lost
+from edgekit.devices.ending import told_to_end
 from edgekit.devices.result import ModelFile
 from edgekit.devices.runner import runner_file
 from edgekit.devices.stored import MOST_BYTES
@@ -254,15 +255,16 @@ class _Session:
 @contextmanager
 def _session(target: Target, keep: bool) -> Iterator[_Session]:
     session = _Session(target, keep)
-    try:
-        session.open()
-        yield session
-    except BaseException as error:
-        trouble = session.end()
-        if trouble is not None and isinstance(error, InfrastructureError):
-            raise InfrastructureError(f"{error}; {trouble}") from error
-        raise
-    session.trouble = session.end()
+    with told_to_end():
+        try:
+            session.open()
+            yield session
+        except BaseException as error:
+            trouble = session.end()
+            if trouble is not None and isinstance(error, InfrastructureError):
+                raise InfrastructureError(f"{error}; {trouble}") from error
+            raise
+        session.trouble = session.end()
 
 
 def _arguments(target: Target, workload: Workload, nonce: str) -> list[str]:
