@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,14 @@ class Calibration:
     notes: tuple[str, ...]
 
 
-def calibrate(device: Device, results: Sequence[BenchResult], *, force: bool = False) -> Calibration:
-    """Fit the profile to the results, of which there is one at least.
+def calibrate(device: Device, named: Mapping[str, BenchResult], *, force: bool = False) -> Calibration:
+    """Fit the profile to the results, of which there is one at least, by the names that messages call them by.
 
     Raises InputError for a result that cannot be used: an emulated or invalid one, of another device or runtime;
     and, without `force`, a degraded one or one of fewer threads than the profile has cores.
     """
-    _check(device, results, force)
+    _check(device, named, force)
+    results = list(named.values())
     clock_hz = device.clock_hz or _fastest_hz(results)
     measured = [1 / result.summary.decode_tps.median for result in results]
     reads = [_reads(result) for result in results]
@@ -124,21 +125,24 @@ def figures_of(calibration: Calibration, results: Sequence[BenchResult]) -> tupl
     return figures, sources
 
 
-def _check(device: Device, results: Sequence[BenchResult], force: bool) -> None:
+def _check(device: Device, results: Mapping[str, BenchResult], force: bool) -> None:
     seen: set[str] = set()
-    for result in results:
-        wrong = _wrong(device, results[0], result)
+    first, *_ = results
+    for name, result in results.items():
+        wrong = _wrong(device, result)
+        if _identity(result) != _identity(results[first]):
+            wrong = wrong or f"is of another device than {first}"
         if result.run_id in seen:
             wrong = "is given twice"
         seen.add(result.run_id)
         if wrong is not None:
-            raise InputError(f"result {result.run_id} {wrong}: leave it out")
+            raise InputError(f"{name} {wrong}: leave it out")
         doubts = _doubts(device, result)
         if doubts and not force:
-            raise InputError(f"result {result.run_id} {doubts[0]}: measure again, or take it all the same with --force")
+            raise InputError(f"{name} {doubts[0]}: measure again, or take it all the same with --force")
 
 
-def _wrong(device: Device, first: BenchResult, result: BenchResult) -> str | None:
+def _wrong(device: Device, result: BenchResult) -> str | None:
     """Why a result cannot be used at all."""
     machine = result.machine
     cores = len([core for core in result.device.cores if core.big]) if result.device is not None else machine.cores
@@ -158,8 +162,6 @@ def _wrong(device: Device, first: BenchResult, result: BenchResult) -> str | Non
         return f"is of another device: it has {cores} big cores and {device.name} {device.cores}"
     if apart:
         return f"is of another device: only one of it and {device.name} has {', '.join(apart)}"
-    if _identity(result) != _identity(first):
-        return f"is of another device than result {first.run_id}"
     return None
 
 

@@ -12,20 +12,18 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.devices.interval import FEWEST, resampled_medians, tail
 from edgekit.devices.likeness import differences, unlikenesses
-from edgekit.devices.result import CONFIDENCE, BenchResult, Sample, Verdict
+from edgekit.devices.result import BenchResult, Sample, Verdict
 from edgekit.devices.verdict import noise_doubts
 from edgekit.models.errors import InputError, InvalidResultError
 
 SCHEMA_VERSION = 1
-FEWEST = 5  # pairs, for an interval: of fewer, even the span of them all misses the median more often than 1 in 10
-RESAMPLES = 10_000
 
 Outcome = Literal["regression", "no regression", "inconclusive"]
 
@@ -110,26 +108,18 @@ def refuse_emulated(name: str) -> NoReturn:
 def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
     """B over A, the n-th figure of each a pair; a pair with a figure that is not finite and positive is left out."""
     pairs = [math.log(y / x) for x, y in zip(a, b, strict=False) if _usable(x) and _usable(y)]
-    return _ratio(np.asarray(pairs), _resampled_medians(np.asarray(pairs), 0), len(pairs))
+    return _ratio(np.asarray(pairs), resampled_medians(np.asarray(pairs), 0), len(pairs))
 
 
 def unpaired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
     """The median of B over that of A, each resampled for itself."""
     x, y = (np.log([value for value in values if _usable(value)]) for values in (a, b))
-    medians = _resampled_medians(y, 0) - _resampled_medians(x, 1)
+    medians = resampled_medians(y, 0) - resampled_medians(x, 1)
     return _ratio(np.asarray([np.median(y) - np.median(x)] if x.size and y.size else []), medians, min(x.size, y.size))
 
 
 def _usable(figure: float) -> bool:
     return math.isfinite(figure) and figure > 0
-
-
-def _resampled_medians(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """The medians of RESAMPLES samples with replacement, the same at every call; none where there are no values."""
-    if not values.size:
-        return np.empty(0)
-    drawn: NDArray[np.float64] = np.random.default_rng(seed).choice(values, (RESAMPLES, values.size))
-    return np.asarray(np.median(drawn, axis=1))
 
 
 def _ratio(logs: NDArray[np.float64], medians: NDArray[np.float64], n: int) -> Ratio:
@@ -139,20 +129,6 @@ def _ratio(logs: NDArray[np.float64], medians: NDArray[np.float64], n: int) -> R
         return Ratio(median, math.nan, math.nan, n)
     low, high = np.exp(np.quantile(medians, [tail(n), 1 - tail(n)]))
     return Ratio(median, float(low), float(high), n)
-
-
-def tail(n: int) -> float:
-    """What is cut off at each end of n figures' resampled medians, less than 2.5 % where there are few.
-
-    Resampled medians vary too little, as a sample's variance does with n in place of n - 1, and normal quantiles are not
-    Student's: the expanded percentile interval of Hesterberg, https://arxiv.org/abs/1411.5279.
-    """
-    normal = NormalDist()
-    z = normal.inv_cdf((1 + CONFIDENCE) / 2)
-    degrees = n - 1
-    # Student's quantile to 1 % from 4 degrees of freedom up: Abramowitz and Stegun, 26.7.5.
-    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-    return normal.cdf(-t * math.sqrt(n / degrees))
 
 
 _FIGURES: dict[str, Callable[[Sample], float]] = {

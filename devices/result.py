@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from edgekit.devices.interval import FEWEST, resampled_medians, tail
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SCHEMA_VERSION = 4
-
-FEWEST = 3  # figures, for an interval of their median: of two, resampling gives back those two and their mean
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 Verdict = Literal["valid", "degraded", "invalid"]
 Bound = Literal["memory", "compute"]
@@ -45,7 +43,7 @@ class Quantiles:
     """Over the repetitions, with linear interpolation.
 
     mad: the median absolute deviation from the median, as it is. n: repetitions. ci95: a bootstrap interval of the
-    median (`median_interval`); None where there are fewer than three repetitions, which cannot tell one.
+    median; None of fewer than five, whose whole span misses the median more often than 1 time in 10.
     """
 
     median: float
@@ -238,14 +236,14 @@ def quantiles(values: Sequence[float]) -> Quantiles:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """A 95 % percentile bootstrap interval of the median, the same at every call; None below FEWEST values.
+    """A 95 % bootstrap interval of the median; None below FEWEST values.
 
-    Of three to five values it goes from the smallest to the largest: so few allow no more.
+    Of five or six it goes from the least to the greatest: so few allow no more.
     """
     if len(values) < FEWEST:
         return None
-    drawn = np.random.default_rng(0).choice(np.asarray(values, float), (RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(drawn, axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    cut = tail(len(values))
+    low, high = np.quantile(resampled_medians(np.asarray(values, np.float64)), [cut, 1 - cut])
     return float(low), float(high)
 
 

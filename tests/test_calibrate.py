@@ -80,9 +80,13 @@ def result(weights: dict[str, int], truth: Device = TRUTH, noise: float = 1.0, *
     return replace(run, **changes)
 
 
+def named(*results: BenchResult) -> dict[str, BenchResult]:
+    return {f"{place}.json": one for place, one in enumerate(results)}
+
+
 def test_one_result_tells_the_bandwidth_alone() -> None:
     guess = replace(TRUTH, bandwidth_bytes_per_s=5e9)
-    found = calibrate(guess, [result(Q4)])
+    found = calibrate(guess, named(result(Q4)))
     assert found.fitted == ("bandwidth_bytes_per_s",)
     assert found.device.bandwidth_bytes_per_s == pytest.approx(8e9, rel=1e-3)
     assert found.device.cycles_per_block == TRUTH.cycles_per_block
@@ -94,7 +98,7 @@ def test_one_result_tells_the_bandwidth_alone() -> None:
 def test_several_types_tell_bandwidth_and_cycles() -> None:
     """The widest, Q8_0, keeps its cycles; the others come out of wrong ones."""
     guess = replace(TRUTH, bandwidth_bytes_per_s=5e9, cycles_per_block={**TRUTH.cycles_per_block, "q4_0": 2, "q6_k": 2})
-    found = calibrate(guess, [result(Q4), result(Q8), result(Q6)])
+    found = calibrate(guess, named(result(Q4), result(Q8), result(Q6)))
     assert set(found.fitted) == {"bandwidth_bytes_per_s", "Q4_0", "Q6_K"}
     assert found.device.bandwidth_bytes_per_s == pytest.approx(8e9, rel=1e-3)
     assert found.device.cycles_per_block == pytest.approx(TRUTH.cycles_per_block, rel=2e-3)
@@ -106,7 +110,7 @@ def test_a_profile_without_cycles_gets_those_that_the_results_tell() -> None:
     bare = replace(TRUTH, bandwidth_bytes_per_s=5e9, clock_hz=None, cycles_per_block={})
     device = replace(device_result().device, cores=tuple(Core(cpu, 2e9, None, True) for cpu in range(4)))
     results = [result(each, truth, device=device) for each in (Q4, Q8)]
-    found = calibrate(bare, results)
+    found = calibrate(bare, named(*results))
     assert found.device.clock_hz == 2e9 and found.fitted == ("bandwidth_bytes_per_s", "Q4_0")
     assert found.device.bandwidth_bytes_per_s == pytest.approx(8e9, rel=1e-2)
     assert found.device.cycles_per_block["q4_0"] == pytest.approx(12, rel=2e-2)
@@ -118,27 +122,27 @@ def test_a_profile_without_cycles_gets_those_that_the_results_tell() -> None:
 
 def test_without_a_clock_the_bandwidth_alone() -> None:
     bare = replace(TRUTH, clock_hz=None, cycles_per_block={})
-    found = calibrate(bare, [result(Q4), result(Q8)])
+    found = calibrate(bare, named(result(Q4), result(Q8)))
     assert found.fitted == ("bandwidth_bytes_per_s",) and "tell the clock" in found.notes[0]
     assert "still up to" in found.notes[1]  # two types, one figure
 
 
 def test_one_type_in_two_sizes_tells_no_more_than_one_result() -> None:
-    found = calibrate(TRUTH, [result(Q4), result({"Q4_0": 3 * GB})])
+    found = calibrate(TRUTH, named(result(Q4), result({"Q4_0": 3 * GB})))
     assert found.fitted == ("bandwidth_bytes_per_s",) and "all results are of q4_0" in found.notes[0]
 
 
 def test_no_figure_becomes_negative() -> None:
     """Q4_0 faster than its bytes allow at Q8_0's bandwidth: its cycles are as good as none, and the fit says so."""
     odd = [result(Q4, noise=0.3), result(Q8)]
-    found = calibrate(TRUTH, odd)
+    found = calibrate(TRUTH, named(*odd))
     assert found.device.cycles_per_block["q4_0"] == 0.01
     assert found.device.bandwidth_bytes_per_s > 0 and "still up to" in found.notes[-1]
 
 
 def test_noise_moves_the_figures_a_little() -> None:
     """4 % either way: the worst case moves the cycles by a third and the predictions by no more than that 4 %."""
-    found = calibrate(TRUTH, [result(Q4, noise=1.04), result(Q8, noise=0.96), result(Q6)])
+    found = calibrate(TRUTH, named(result(Q4, noise=1.04), result(Q8, noise=0.96), result(Q6)))
     assert found.device.bandwidth_bytes_per_s == pytest.approx(8e9, rel=0.1)
     assert found.device.cycles_per_block["q4_0"] == pytest.approx(12, rel=0.34)
     assert all(row.after_tps == pytest.approx(row.measured_tps, rel=0.02) for row in found.agreement)
@@ -146,7 +150,7 @@ def test_noise_moves_the_figures_a_little() -> None:
 
 def test_arithmetic_that_takes_longer_than_was_measured() -> None:
     with pytest.raises(InputError, match="cycles_per_block alone take longer than was measured"):
-        calibrate(replace(TRUTH, cycles_per_block={"q4_0": 120.0}), [result(Q4)])
+        calibrate(replace(TRUTH, cycles_per_block={"q4_0": 120.0}), named(result(Q4)))
 
 
 @pytest.mark.parametrize(
@@ -165,15 +169,15 @@ def test_arithmetic_that_takes_longer_than_was_measured() -> None:
 def test_what_cannot_be_used(changes: dict[str, object], told: str) -> None:
     for force in (False, True):
         with pytest.raises(InputError, match=told):
-            calibrate(TRUTH, [result(Q4, **changes)], force=force)
+            calibrate(TRUTH, named(result(Q4, **changes)), force=force)
 
 
 def test_results_of_two_devices_or_one_twice() -> None:
     other = result(Q8, machine=replace(result(Q8).machine, cpu="Another"))
-    with pytest.raises(InputError, match="is of another device than result rQ4_0"):
-        calibrate(TRUTH, [result(Q4), other])
-    with pytest.raises(InputError, match="is given twice"):
-        calibrate(TRUTH, [result(Q4), result(Q4)])
+    with pytest.raises(InputError, match=r"1\.json is of another device than 0\.json"):
+        calibrate(TRUTH, named(result(Q4), other))
+    with pytest.raises(InputError, match=r"1\.json is given twice"):
+        calibrate(TRUTH, named(result(Q4), result(Q4)))
 
 
 @pytest.mark.parametrize(
@@ -189,8 +193,8 @@ def test_results_of_two_devices_or_one_twice() -> None:
 )
 def test_what_needs_force(changes: dict[str, object], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        calibrate(TRUTH, [result(Q4, **changes)])
-    assert calibrate(TRUTH, [result(Q4, **changes)], force=True).fitted
+        calibrate(TRUTH, named(result(Q4, **changes)))
+    assert calibrate(TRUTH, named(result(Q4, **changes)), force=True).fitted
 
 
 # The command
@@ -210,6 +214,7 @@ def test_the_command_keeps_the_rest_of_the_file(tmp_path: Path, capsys: pytest.C
     assert load_device(path).sources["bandwidth_bytes_per_s"] == "fitted from bench rQ4_01000000000, 2026-01-02"
     for kept in ("# My board, on the shelf by the window", '"A board"  # the second one', '[env]\nA = "b"  # keep me'):
         assert kept in text
+    assert "\nbandwidth_bytes_per_s = 8e9\n" in text or "\nbandwidth_bytes_per_s = 7.99" in text
     assert "a guess" not in text  # neither the source nor the comment of what is no guess any more
     assert "5.00 GB/s -> 8.00 GB/s" in out and "bandwidth_bytes_per_s alone is fitted" in out
     tail = out.splitlines()[-1].split()

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bench_samples import comparison, device_result, plain_result
 
@@ -161,7 +162,16 @@ def test_quantiles_by_hand() -> None:
     assert (found.median, found.mad, found.n) == (3.0, 1.0, 5)  # deviations 2 1 0 1 7
     assert (found.p10, found.p90) == (pytest.approx(1.4), pytest.approx(7.6))
     assert found.ci95 == (1.0, 10.0)  # so few allow no less
-    assert quantiles([1.0, 2.0]).ci95 is None and quantiles([1.0, 2.0, 3.0]).ci95 == (1.0, 3.0)
+    assert quantiles([1.0, 2.0, 3.0, 4.0]).ci95 is None
+
+
+@pytest.mark.parametrize("n", [9, 25])
+def test_the_interval_covers_the_median_as_often_as_it_says(n: int) -> None:
+    """Of normal figures about 0; a plain percentile interval covers 0.91 and 0.93."""
+    rng = np.random.default_rng(7)
+    found = [median_interval(rng.normal(size=n)) or (0, 0) for _ in range(400)]
+    covered = sum(low <= 0 <= high for low, high in found) / len(found)
+    assert 0.925 <= covered <= 0.99
 
 
 def test_the_interval_is_narrower_for_more_and_the_same_each_time() -> None:

@@ -146,9 +146,9 @@ def calibrate(
     device, path = profile_to_fit(name)
     if profile is None and is_own(path):
         raise InputError(f"{name} is one of edgekit's own profiles: name a file of yours with -o {name}.toml")
-    taken = [read_result(each) for each in results]
+    taken = {str(each): read_result(each) for each in results}
     calibration = calibrate(device, taken, force=force)
-    text = with_figures(path.read_text(encoding="utf-8"), *figures_of(calibration, taken), str(path))
+    text = with_figures(path.read_text(encoding="utf-8"), *figures_of(calibration, list(taken.values())), str(path))
     with atomic_write(profile or path) as file:
         file.write(text.encode())
     if as_json:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from edgekit.devices.interval import FEWEST
 from edgekit.devices.result import BenchResult, Quantiles, Sample, Summary
 from edgekit.figures import bytes_text
 from edgekit.report import bench_charts as charts
@@ -95,7 +96,11 @@ def _cold(result: BenchResult) -> str:
 
 
 def _interval_note(quantiles: Quantiles) -> str:
-    return "fewer than 3 repetitions" if quantiles.ci95 is None else f"95 % of the median: {_interval(quantiles)}"
+    return (
+        f"fewer than {FEWEST} repetitions: no interval"
+        if quantiles.ci95 is None
+        else f"95 % of the median: {_interval(quantiles)}"
+    )
 
 
 def _interval(quantiles: Quantiles) -> str:
@@ -119,7 +124,7 @@ def _figures(summary: Summary) -> Element:
         rows.append((name, unit, *figures, _interval(found), str(found.n)))
     why = (
         "Over the repetitions. MAD: median absolute deviation from the median. The interval is the median's, by "
-        "bootstrap; fewer than three repetitions tell none, and three to five no narrower one than their whole range."
+        "bootstrap; fewer than five repetitions tell none, and five or six no narrower one than their whole range."
     )
     titles = ("", "unit", "median", "p10", "p90", "MAD", "95 % interval", "n")
     return section("Figures", why, node("div", table(titles, rows), class_="scroll"))
