@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 NATIVE := $(shell find native/CMakeLists.txt native/include native/src -type f)
 C_SOURCES := $(shell find native -name '*.[ch]' -o -name '*.cpp' -o -name '*.inc')
 
-.PHONY: demo test bench bench-fidelity bench-pruning bench-onnx bench-kernels kernel-cost cross runner lab test-lab format lint types clean
+.PHONY: demo test bench bench-fidelity bench-pruning bench-onnx bench-gate bench-kernels kernel-cost cross runner lab test-lab format lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgekit quantize tests/assets/sample --device pi4b -o build/demo/sample.gguf
@@ -55,6 +55,10 @@ bench-onnx: $(VENV)/.test
 	@test -n "$(CALIB)" -a -n "$(TEXT)" || { echo "CALIB=FILE and TEXT=FILE are needed"; exit 2; }
 	$(BIN)/python tests/side_by_side/onnx_builder.py $(FIDELITY_MODEL) --calib $(CALIB) --text $(TEXT) \
 	  --work build/onnx/$(notdir $(FIDELITY_MODEL)) $(BENCH)
+
+# How often bench --vs --gate is right on this machine: make bench-gate [BENCH='--rounds 10 --json FILE'].
+bench-gate: $(VENV)/.test
+	$(BIN)/python tests/side_by_side/gate.py --work build/gate $(BENCH)
 
 # Instructions and a model's cycles of the ARM kernels; needs clang-19, llvm-mca-19 and the AArch64 cross compiler.
 kernel-cost: $(VENV)/.native

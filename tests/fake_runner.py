@@ -51,18 +51,26 @@ def probe_facts():
     return facts
 
 
-def result(options, size):
-    count = int(options["--gen-tokens"]) - 1
-    sample = {
-        "model": 0,
+def sample(model, count):
+    """Of the second model as many times as slow as the word "slower" says."""
+    times = (word("slower") or 1) if model else 1
+    return {
+        "model": model,
         "load_cold_s": None,
         "load_s": 0.05,
-        "ttft_s": 0.5,
-        "prefill_tps": 40.0,
-        "decode_tps": 20.0,
-        "inter_token_s": [0.05] * count,
+        "ttft_s": 0.5 * times,
+        "prefill_tps": 40.0 / times,
+        "decode_tps": 20.0 / times,
+        "inter_token_s": [0.05 * times] * count,
         "output_sha256": "ab" * 32,
     }
+
+
+def result(options, sizes):
+    count = int(options["--gen-tokens"]) - 1
+    turns = [model for pair in range(int(options["--reps"])) for model in range(len(sizes))[:: -1 if pair % 2 else 1]]
+    if word("forgets"):
+        sizes, turns = sizes[:1], [0] * int(options["--reps"])
     reps = int(options["--reps"])
     clocks = [1.0e9 if word("throttle") and at == 2 else 2.0e9 for at in range(reps + 2)]
     return {
@@ -81,9 +89,11 @@ def result(options, size):
         },
         "models": [
             {"bytes": size, "architecture": "llama", "isa": "avx2", "weight_bytes": 4000000, "decode_bytes": 4000000}
+            for size in sizes
         ],
-        "samples": [dict(sample, at_s=at + 1.0) for at in range(reps)],
-        "memory": [{"peak_bytes": 9000000, "pss_bytes": 8000000, "baseline_bytes": 1000000, "reason": None}],
+        "samples": [dict(sample(model, count), at_s=at + 1.0) for at, model in enumerate(turns)],
+        "memory": [{"peak_bytes": 9000000, "pss_bytes": 8000000, "baseline_bytes": 1000000, "reason": None}]
+        * len(sizes),
         "timeline": [
             {"at_s": at + 0.1, "freq_hz": [clock], "temp_c": None, "load": 0.1, "throttling": None}
             for at, clock in enumerate(clocks)
@@ -93,8 +103,8 @@ def result(options, size):
     }
 
 
-def result_text(options, size):
-    answer = result(options, size)
+def result_text(options, sizes):
+    answer = result(options, sizes)
     if word("nan"):
         answer["samples"][0]["decode_tps"] = float("nan")
     if word("null"):
@@ -111,7 +121,7 @@ def result_text(options, size):
     return text
 
 
-def start(run, lock, model, options):
+def start(run, lock, models, options):
     guard = os.open(lock, os.O_RDONLY)
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,13 +138,13 @@ def start(run, lock, model, options):
         for descriptor in (0, 1, 2):
             os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
         (run / "pid").write_text(f"{os.getpid()}\n")
-        os._exit(work(run, model, options))
+        os._exit(work(run, models, options))
     while not (run / "pid").exists():
         time.sleep(0.005)
     return 0
 
 
-def work(run, model, options):
+def work(run, models, options):
     """The run itself; its end is written down for `wait`."""
     end = {"exit": 0, "signal": None, "nonce": options["--nonce"], "error": None, "state": "done", "progress": 1.0}
     start = time.monotonic()
@@ -158,7 +168,7 @@ def work(run, model, options):
     if word("unproven"):
         end["nonce"] = None
     if end["state"] == "done":
-        (run / "result.json").write_text(result_text(options, Path(model).stat().st_size))
+        (run / "result.json").write_text(result_text(options, [Path(model).stat().st_size for model in models]))
     (run / "state.new").write_text(json.dumps(end))
     (run / "state.new").rename(run / "state")
     return 0
@@ -204,8 +214,8 @@ def main(arguments):
         return 0
     run = Path(rest[0])
     if command == "start":
-        options = dict(zip(rest[5::2], rest[6::2], strict=True))
-        return start(run, rest[2], rest[4], options)
+        first = next(at for at, each in enumerate(rest) if at > 3 and each.startswith("--"))
+        return start(run, rest[2], rest[4:first], dict(zip(rest[first::2], rest[first + 1 :: 2], strict=True)))
     if command == "wait":
         empty = {"progress": None, "exit": None, "signal": None, "nonce": None, "error": None}
         print(json.dumps({**empty, **wait(run, float(rest[2]))}))

@@ -13,9 +13,9 @@ from edgekit.quant.plan import matrices
 SAMPLE = Path(__file__).parent / "assets" / "sample"
 
 
-def write_sample_gguf(path: Path, format_name: str = "q8_0") -> Path:
-    """The file at `path`."""
-    checkpoint = open_checkpoint(SAMPLE)
+def write_sample_gguf(path: Path, format_name: str = "q8_0", folder: Path = SAMPLE) -> Path:
+    """The file at `path`, of the sample or of another checkpoint."""
+    checkpoint = open_checkpoint(folder)
     format = format_of(format_name)
     named = [tensor.name for tensor in matrices(checkpoint.tensors)]
     blocks = ((name, format.encode(checkpoint.read(name), None)) for name in named)
