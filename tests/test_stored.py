@@ -165,13 +165,11 @@ def test_quantiles_by_hand() -> None:
     assert quantiles([1.0, 2.0, 3.0, 4.0]).ci95 is None
 
 
-@pytest.mark.parametrize("n", [9, 25])
-def test_the_interval_covers_the_median_as_often_as_it_says(n: int) -> None:
-    """Of normal figures about 0; a plain percentile interval covers 0.91 and 0.93."""
+def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
+    """Of seven normal figures about 0, where a plain percentile interval covers it 0.88 of the time."""
     rng = np.random.default_rng(7)
-    found = [median_interval(rng.normal(size=n)) or (0, 0) for _ in range(400)]
-    covered = sum(low <= 0 <= high for low, high in found) / len(found)
-    assert 0.925 <= covered <= 0.99
+    found = [median_interval(rng.normal(size=7)) or (0, 0) for _ in range(300)]
+    assert sum(low <= 0 <= high for low, high in found) / len(found) > 0.94
 
 
 def test_the_interval_is_narrower_for_more_and_the_same_each_time() -> None:
