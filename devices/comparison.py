@@ -135,11 +135,12 @@ _FIGURES: dict[str, Callable[[Sample], float]] = {
     "load_s": lambda sample: sample.load_s,
     "ttft_s": lambda sample: sample.ttft_s,
     "prefill_tps": lambda sample: sample.prefill_tps,
-    "decode_tps": lambda sample: _rate(sample.inter_token_s),
+    "decode_tps": lambda sample: steady_rate(sample.inter_token_s),
 }
 
 
-def _rate(steps: Sequence[float]) -> float:
+def steady_rate(steps: Sequence[float]) -> float:
+    """Tokens per second by the lower quartile of the times between tokens; NaN where there is none."""
     typical = float(np.quantile(steps, 0.25)) if steps else 0.0
     return 1 / typical if _usable(typical) else math.nan
 

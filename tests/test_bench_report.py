@@ -115,7 +115,7 @@ def test_a_comparison_tells_ratios_gate_and_outcome(tmp_path: Path) -> None:
         assert words in found.text, words
     assert text.count('class="limit"') == 2  # of prefill and decode, at which the gate looks
     assert "gate" not in page(RESULTS["no gate"], tmp_path)[1].text
-    assert "not known to not known times A's tokens/s" in page(RESULTS["no interval"], tmp_path)[1].text
+    assert "B / A: not known to not known" in page(RESULTS["no interval"], tmp_path)[1].text
     assert "<title>B, 5</title>" in text  # its repetitions are shaded in the timeline too
 
 

@@ -11,14 +11,16 @@ from typing import Any, get_args, get_type_hints
 import jsonschema
 import pytest
 from bench_samples import comparison, device_result, plain_result
+from device_lab import install_fake_runner, write_profile
 from plain_files import write_plain
 from test_stored import GOOD, at, changed, places, wrong_values
 
 from edgekit import devices
-from edgekit.devices.bench import bench
+from edgekit.cli import main
 from edgekit.devices.comparison import SCHEMA_VERSION as COMPARISON_VERSION
 from edgekit.devices.comparison import Comparison
 from edgekit.devices.result import SCHEMA_VERSION, BenchResult, json_text
+from edgekit.devices.stored import read_result
 
 SCHEMA: dict[str, Any] = json.loads((Path(devices.__file__).parent / "result.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -52,9 +54,23 @@ def test_made_up_results(made: Any) -> None:
     VALIDATOR.validate(json.loads(json_text(made)))
 
 
-def test_a_real_result(tmp_path: Path) -> None:
-    model = write_plain(tmp_path / "model.gguf", "q4_0")
-    VALIDATOR.validate(json.loads(bench(model, prompt_tokens=4, gen_tokens=2, reps=1, threads=1).to_json()))
+@pytest.mark.parametrize("where", ["here", "on a device"])
+@pytest.mark.parametrize("vs", [False, True], ids=["one", "two"])
+def test_real_results(where: str, vs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the command writes them, and a single one is read back."""
+    install_fake_runner(tmp_path / "runners", monkeypatch)
+    model, other = (write_plain(tmp_path / f"{name}.gguf", name) for name in ("q4_0", "q8_0"))
+    line = ["bench", str(model), "--prompt-tokens", "4", "--gen-tokens", "3", "--reps", "2", "--threads", "1"]
+    if where == "on a device":
+        line += ["--device", str(write_profile(tmp_path / "board.toml", "local", tmp_path / "work"))]
+    if vs:
+        line += ["--vs", str(other), "--gate", "5%"]
+    output = tmp_path / "r.json"
+    assert main([*line, "-o", str(output)]) in (0, 3, 4)
+    VALIDATOR.validate(document := json.loads(output.read_text()))
+    assert ("ratios" in document) == vs
+    if not vs:
+        assert json.loads(read_result(output).to_json()) == document
 
 
 @pytest.mark.parametrize("path", list(places(GOOD)), ids=str)

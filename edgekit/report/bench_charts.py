@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
-from edgekit.devices.comparison import Comparison, Ratio
+from edgekit.devices.comparison import Comparison, Ratio, steady_rate
 from edgekit.devices.result import BenchResult, Moment, Sample
 from edgekit.figures import bytes_text
 from edgekit.report.markup import node, svg, text
@@ -175,13 +175,14 @@ def ratios(rows: Sequence[tuple[str, Ratio, bool]], gate: float | None) -> Eleme
 
 
 def pairs(comparison: Comparison) -> Element | None:
-    """Decode's tokens per second of A and B by repetition."""
+    """Decode's tokens per second of A and B by repetition, as the ratios count them."""
     sides = [("A", "dot", comparison.a), ("B", "chosen", comparison.b)]
+    rates = {name: [steady_rate(sample.inter_token_s) for sample in result.samples] for name, _, result in sides}
     points = [
-        (name, class_, rep, sample.decode_tps)
-        for name, class_, result in sides
-        for rep, sample in enumerate(result.samples, 1)
-        if math.isfinite(sample.decode_tps)
+        (name, class_, rep, rate)
+        for name, class_, _ in sides
+        for rep, rate in enumerate(rates[name], 1)
+        if math.isfinite(rate)
     ]
     if not points:
         return None
@@ -189,9 +190,9 @@ def pairs(comparison: Comparison) -> Element | None:
     plot = Plot.over([0.5, longest + 0.5], [rate for *_, rate in points], width=_WIDE)
     drawn = plot.frame("pair" if comparison.paired else "repetition", "decode, tokens/s", whole=True)
     if comparison.paired:
-        for rep, (one, other) in enumerate(zip(comparison.a.samples, comparison.b.samples, strict=False), 1):
-            if math.isfinite(one.decode_tps + other.decode_tps):
-                drawn.append(plot.line([rep, rep], [one.decode_tps, other.decode_tps], "same"))
+        for rep, pair in enumerate(zip(rates["A"], rates["B"], strict=False), 1):
+            if all(map(math.isfinite, pair)):
+                drawn.append(plot.line([rep, rep], pair, "same"))
     drawn += [
         plot.dot(rep, rate, class_, f"{name}, {rep}: {rate:.2f} tokens/s", 5) for name, class_, rep, rate in points
     ]

@@ -110,9 +110,11 @@ def _interval(quantiles: Quantiles) -> str:
 
 
 def number_text(value: float) -> str:
-    """Four significant digits, never an exponent where one can do without."""
+    """Four significant digits, and no exponent."""
     if not math.isfinite(value):
         return "not a number"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.6f}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -152,7 +154,7 @@ def _predicted(result: BenchResult) -> Element:
         return section("Predicted beside measured", f"Nothing was predicted: {why}.")
     ratio = result.summary.decode_tps.median / told.decode_tps
     missing = (
-        " The profile has no cycles_per_block: arithmetic, attention and the ends of loops are all in the difference."
+        " The profile has no cycles_per_block, so that all arithmetic is in the difference."
         if told.compute_s is None
         else " Attention's own arithmetic, and what is done once a token, are in the difference."
     )

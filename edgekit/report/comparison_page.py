@@ -49,6 +49,7 @@ def _comparison(comparison: Comparison) -> Iterator[Child]:
     chart = charts.pairs(comparison)
     if chart is not None:
         why = "A in blue, B in orange" + (", each pair joined." if comparison.paired else ".")
+        why += " As in the ratios, a repetition counts by its steady tokens, which what else ran did not hold up."
         yield section(
             "Decode by pair" if comparison.paired else "Decode by repetition", why, node("div", chart, class_="scroll")
         )
@@ -67,10 +68,8 @@ def _outcome(comparison: Comparison) -> Element:
 
 def _ratio_facts(comparison: Comparison) -> Element:
     facts = [
-        fact(
-            name, f"{100 * (ratio.median - 1):+.1f} %", f"{_three(ratio.low)} to {_three(ratio.high)} times A's {unit}"
-        )
-        for field, name, unit in FIGURES
+        fact(name, f"{100 * (ratio.median - 1):+.1f} %", f"B / A: {_three(ratio.low)} to {_three(ratio.high)}")
+        for field, name, _ in FIGURES
         if math.isfinite((ratio := getattr(comparison.ratios, field)).median)
     ]
     return node("dl", *facts, class_="facts")
