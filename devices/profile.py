@@ -145,7 +145,9 @@ def _host(name: str, table: Mapping[str, Any], path: Path, threads: int | None =
 def _check_keys(table: Mapping[str, Any], required: tuple[str, ...], path: Path) -> None:
     for key in required:
         if key not in table:
-            raise InputError(f"{path} has no {key}: add it")
+            fitted = key == "bandwidth_bytes_per_s"
+            way = "add it, or let edgekit devices calibrate fit it to a benchmark" if fitted else "add it"
+            raise InputError(f"{path} has no {key}: {way}")
     unknown = table.keys() - _KEYS
     if unknown:
         raise InputError(f"{path} has unknown keys: {', '.join(sorted(unknown))}: known are {', '.join(sorted(_KEYS))}")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from bench_samples import device_result, plain_result, samples
+from device_lab import install_fake_runner, write_profile
+from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
 from edgekit.devices.calibrate import calibrate
@@ -246,6 +248,23 @@ def test_a_profile_that_was_probed_gets_its_bandwidth(tmp_path: Path, capsys: py
     assert main(["devices", "calibrate", str(path), *files]) == 0
     assert "not known -> 8.00 GB/s" in capsys.readouterr().out
     assert load_device(path).bandwidth_bytes_per_s == pytest.approx(8e9, rel=1e-3)
+
+
+def test_from_a_look_at_a_device_to_a_prediction_that_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Probe, bench, calibrate, bench: the second bench is predicted."""
+    install_fake_runner(tmp_path / "runners", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    write_profile(tmp_path / "way.toml", "local", tmp_path / "work")
+    write_sample_gguf(tmp_path / "model.gguf")
+    bench = ["bench", "model.gguf", "--device", "board.toml", "--gen-tokens", "8", "--reps", "5", "-o", "r.json"]
+    assert main(["devices", "probe", "way.toml", "-o", "board.toml"]) == 0
+    assert main(bench) == 0
+    assert main(["devices", "calibrate", "board.toml", "r.json"]) == 0
+    capsys.readouterr()
+    assert main(bench) == 0
+    assert "20.0 tok/s to decode, measured 20.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -216,8 +216,8 @@ def test_probe(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, again = Target.parse(str(file)), Target.parse(str(written))
     assert again.workdir == target.workdir and again.env == target.env and again.abi == "x86_64"
     assert again.runner_prefix == ("nice", "-n", "1") and again.tags == ("x",)
-    assert main(["devices", str(written)]) == 2  # no bandwidth yet
-    assert "has no bandwidth_bytes_per_s: add it" in capsys.readouterr().err
+    assert main(["devices", "show", str(written)]) == 2  # no bandwidth yet
+    assert "has no bandwidth_bytes_per_s: add it, or let edgekit devices calibrate" in capsys.readouterr().err
     assert main(["devices", "probe", str(written), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ram_bytes"] == 2 << 30
     assert left_behind(workdir) == []
