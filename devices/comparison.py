@@ -114,8 +114,12 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
 def unpaired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
     """The median of B over that of A, each resampled for itself."""
     x, y = (np.log([value for value in values if _usable(value)]) for values in (a, b))
-    medians = resampled_medians(y, 0) - resampled_medians(x, 1)
-    return _ratio(np.asarray([np.median(y) - np.median(x)] if x.size and y.size else []), medians, min(x.size, y.size))
+    count = min(x.size, y.size)
+    if not count:
+        return _ratio(np.empty(0), np.empty(0), 0)
+    ours, theirs = resampled_medians(x, 1), resampled_medians(y, 0)
+    resamples = min(ours.size, theirs.size)
+    return _ratio(np.asarray([np.median(y) - np.median(x)]), theirs[:resamples] - ours[:resamples], count)
 
 
 def _usable(figure: float) -> bool:
@@ -181,8 +185,11 @@ def _comparison(
     few = min(ratio.n for ratio in (ratios.prefill_tps, ratios.decode_tps))
     if few < FEWEST:
         doubts = [*doubts, f"{few} repetitions are too few for an interval: raise --reps to {FEWEST} or more"]
-    elif outcome == "inconclusive":
-        doubts = [*doubts, f"the intervals are too wide to tell a slowdown of {gate:.3g} from none: raise --reps"]
+    elif gate is not None and outcome == "inconclusive":
+        doubts = [
+            *doubts,
+            f"the intervals are too wide to tell a slowdown of {100 * gate:.3g}% from none: raise --reps",
+        ]
     invalid = "invalid" in (a.status, b.status)
     return Comparison(
         run_id=uuid.uuid4().hex,

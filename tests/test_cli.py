@@ -115,7 +115,7 @@ assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 
 
 def test_commands_are_those_promised() -> None:
-    assert NAMES == ["prune", "quantize", "plan", "export", "eval", "run", "bench", "inspect", "devices"]
+    assert NAMES == ["prune", "quantize", "plan", "export", "eval", "run", "bench", "compare", "inspect", "devices"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -429,11 +429,20 @@ def test_bench_json(model: Path, benched: list[dict[str, Any]], capsys: pytest.C
 
 def test_bench_for_people(model: Path, benched: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(model)]) == 3
-    wanted = {"runtime": None, "prompt_tokens": 512, "gen_tokens": 64, "reps": 5, "threads": None, "cache": None}
+    wanted = {"runtime": None, "prompt_tokens": 512, "gen_tokens": 64, "threads": None, "cache": None}
     assert benched == [{"model": model, **wanted}]
     out = capsys.readouterr().out
     for fact in ("prefill, 512 tokens", "300.0", "40.0", "degraded: the machine was busy", "70.0 MB", "2 threads"):
         assert fact in out
+
+
+def test_bench_writes_files_too(
+    model: Path, benched: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "out.json", tmp_path / "out.HTML", tmp_path / "out.csv"]
+    assert main(["bench", str(model), "--json", *(word for file in files for word in ("-o", str(file)))]) == 3
+    assert json.loads(files[0].read_text()) == json.loads(capsys.readouterr().out)
+    assert all(file.stat().st_size > 100 for file in files)
 
 
 def test_eval(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -526,6 +535,20 @@ WRONG_OPTIONS = [
     ("bench MODEL --device local --runtime torch", ["--runtime torch", "native"]),
     ("bench MODEL --deadline 5", ["--deadline", "--device"]),
     ("bench MODEL --keep", ["--keep", "--device"]),
+    ("bench MODEL --vs absent.gguf", ["--vs absent.gguf"]),
+    ("bench MODEL --vs folder.gguf --device local", ["folder.gguf", "GGUF"]),
+    ("bench MODEL --gate 5%", ["--gate", "--vs"]),
+    ("bench MODEL --vs MODEL --gate 5", ["--gate 5 ", "5%", "0.05"]),
+    ("bench MODEL --vs MODEL --gate 0%", ["--gate 0%"]),
+    ("bench MODEL --vs MODEL --gate 100%", ["--gate 100%"]),
+    ("bench MODEL --vs MODEL --gate nan", ["--gate nan"]),
+    ("bench MODEL --vs MODEL --gate fast", ["--gate fast"]),
+    ("bench MODEL --vs MODEL --gate=-5%", ["--gate -5%"]),
+    ("bench MODEL -o out.txt", ["-o out.txt", ".json, .html, .csv"]),
+    ("bench MODEL -o out.json -o absent/out.html", ["absent"]),
+    ("compare plan.json plan.json", ["plan.json", "edgekit bench -o FILE.json"]),
+    ("compare MODEL plan.json", ["sample.gguf", "edgekit bench -o FILE.json"]),
+    ("compare absent.json plan.json", ["A absent.json"]),
     ("inspect absent.gguf", ["absent.gguf"]),
     ("inspect TEXT", ["text.txt"]),
     ("devices toaster", ["toaster", "edgekit devices --help"]),

@@ -119,7 +119,7 @@ def _print_comparison(found: Comparison) -> None:
             ("runtime", _runtime(a) if same_runtime else f"A: {_runtime(a)}; B: {_runtime(b)}"),
             ("differ in", ", ".join(found.differs) or "nothing"),
             ("verdict", _verdict(found)),
-            ("gate", None if found.gate is None else f"{found.outcome}, at {found.gate:.3g} slower"),
+            ("gate", None if found.gate is None else f"{found.outcome}, at {100 * found.gate:.3g}% slower"),
             ("peak memory", f"A {_peak(a.memory)}, B {_peak(b.memory)}"),
         ]
     )
