@@ -57,7 +57,7 @@ def _set(lines: list[str], start: int, end: int, key: str, value: str) -> None:
 def _toml(value: object) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{name} = {_toml(number)}" for name, number in value.items()) + " }"
-    short = f"{value:.6g}".replace("e+0", "e") if isinstance(value, float) else ""
+    short = f"{value:.6g}".replace("e+0", "e").replace("e+", "e") if isinstance(value, float) else ""
     return short if short and float(short) == value and set(short) & set(".e") else repr(value)
 
 

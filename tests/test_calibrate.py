@@ -318,6 +318,11 @@ def test_editing(text: str) -> None:
         assert line in edited or "clock_hz" in line
 
 
+def test_figures_are_written_as_people_do() -> None:
+    for value, spelled in {2.917e10: "2.917e10", 8e9: "8e9", 12.5: "12.5", 2437500001.5: "2437500001.5"}.items():
+        assert with_figures("", {"clock_hz": value}, {}, "f.toml").startswith(f"clock_hz = {spelled}\n")
+
+
 def test_the_model_is_that_of_the_prediction() -> None:
     reads = Reads({"Q4_0": GB, "F32": 1000}, 5000)
     assert predict_run(TRUTH, reads).decode_tps == pytest.approx(1 / seconds(TRUTH, reads))
