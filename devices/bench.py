@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import gguf
 from tqdm import tqdm
@@ -33,12 +32,31 @@ from edgekit.runtimes.session import available_cores
 _PACKAGES = {"native": "edgekit", "llama.cpp": "llama-cpp-python", "torch": "torch", "onnx": "onnxruntime"}
 
 
-def bench(model: Path, **options: Any) -> BenchResult:
+def bench(
+    model: Path,
+    *,
+    runtime: str | None = None,
+    prompt_tokens: int = 512,
+    gen_tokens: int = 64,
+    reps: int = 5,
+    threads: int | None = None,
+    cache: CacheTypes | None = None,
+) -> BenchResult:
     """Run fixed token ids `reps` times after one run to warm up, and once more in a process of its own for the memory.
 
-    Decoding is greedy and does not stop at end tokens. The options are `bench_models`'s.
+    Decoding is greedy and does not stop at end tokens. `runtime`: None for `choose_runtime`'s. Raises
+    InputError for a file that cannot be run, or options that are out of range or beyond the model's context.
     """
-    return bench_models([model], **options)[0]
+    (result,) = bench_models(
+        [model],
+        runtime=runtime,
+        prompt_tokens=prompt_tokens,
+        gen_tokens=gen_tokens,
+        reps=reps,
+        threads=threads,
+        cache=cache,
+    )
+    return result
 
 
 def bench_models(
@@ -51,10 +69,9 @@ def bench_models(
     threads: int | None = None,
     cache: CacheTypes | None = None,
 ) -> list[BenchResult]:
-    """One model or two, their repetitions in turns: A B B A.
+    """`bench` of one model or of two, their repetitions in turns: A B B A.
 
-    `runtime`: None for `choose_runtime`'s. Raises InputError for a file that cannot be run, or options that are out of
-    range, beyond a model's context, or come to different settings for the two.
+    Raises InputError also where the options come to different settings for the two.
     """
     runtimes = [choose_runtime(runtime, model) for model in models]
     configs = [_config(name, prompt_tokens, gen_tokens, reps, threads, cache) for name in runtimes]

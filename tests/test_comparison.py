@@ -480,6 +480,11 @@ def test_exit_codes_on_a_device(
     assert left_behind(workdir) == []
 
 
+def test_help_tells_the_repetitions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--help"]) == 0
+    assert f"with --vs: {REPS} of each" in capsys.readouterr().out
+
+
 def test_a_table_for_two(model: Path, other: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert vs(model, other, workdir, "slower=1.25", "--gate", "5%") == 4
     out = capsys.readouterr().out

@@ -73,8 +73,8 @@ def command(
     two files take turns (A B B A), and B / A is the median over the pairs, with a 95 % bootstrap interval; decoding
     counts by the lower quartile of the times between two tokens of a repetition, against noise. --gate fails where that
     interval is clear of 1 and the median is slower by what is given or more; where it is too wide to tell, more --reps
-    help. Exit code: 0 valid, 3 degraded or inconclusive, 4 a regression, 5 invalid, 6 where the device could not be
-    reached or failed.
+    help. Exit code: 0 valid, 3 degraded or inconclusive, 4 a regression, 5 invalid, or emulated with --gate, 6 where
+    the device could not be reached or failed.
     """
     models = [model] if vs is None else [model, vs]
     _check(models, device, runtime, deadline, keep)
