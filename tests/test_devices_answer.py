@@ -17,7 +17,7 @@ from edgekit.devices.verdict import device_doubts
 from edgekit.models.errors import InfrastructureError
 
 OPTIONS = {"--nonce": "a" * 32, "--prompt-tokens": "16", "--gen-tokens": "3", "--reps": "2"}
-GOOD: dict[str, Any] = fake_runner.result(OPTIONS, 1000)
+GOOD: dict[str, Any] = fake_runner.result(OPTIONS, [1000])
 STATE = {"state": "running", "progress": 0.5, "exit": None, "signal": None, "nonce": None, "error": None}
 
 
