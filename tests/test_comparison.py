@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -574,3 +575,61 @@ def test_the_real_runner_takes_turns_with_this_machines_kernels(model: Path, oth
     assert [side for _at, side in sorted(starts)] == ["a", "b", "b", "a"]
     assert all(first < second for (first, _), (second, _) in pairwise(sorted(starts)))
     assert left_behind(tmp_path / "device") == []
+
+
+# How often it is right, measured: make bench-gate
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "side_by_side"))
+    return importlib.import_module("gate")
+
+
+def test_the_gate_is_measured(
+    gate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With models so small that what comes out does not matter."""
+    demand_runner()
+    monkeypatch.setattr(gate, "LAYERS", {"A": 1, "B": 2})
+    monkeypatch.setattr(gate, "SIZES", {"tied": True})
+    monkeypatch.setattr(gate, "WORKLOAD", ("--prompt-tokens", "16", "--gen-tokens", "4"))
+    written = tmp_path / "out.json"
+    line = ["gate.py", "--rounds", "1", "--reps", "6", "--work", str(tmp_path / "work"), "--json", str(written)]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit) as left:
+        gate.main()
+    found = json.loads(written.read_text())
+    assert [sum(counts.values()) for counts in found["counts"].values()] == [1, 1]
+    assert found["true_ratios"]["decode_tps"]["n"] == gate.TRUE_PAIRS
+    assert found["comparisons"]["B"][0]["ratios"]["decode_tps"]["n"] == 6
+    assert left.value.code == found["counts"]["A"]["regression"] + found["counts"]["B"]["no regression"]
+    assert "true B / A, decode_tps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("with_a", "with_b", "code"),
+    [
+        ("no regression", "regression", 0),
+        ("inconclusive", "inconclusive", 0),
+        ("regression", "regression", 1),
+        ("no regression", "no regression", 1),
+    ],
+)
+def test_a_gate_that_is_wrong_fails(
+    gate: Any, with_a: str, with_b: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratio = {"median": 0.9, "low": 0.8, "high": 1.0, "n": 9}
+
+    def compare(a: Path, b: Path, *options: str) -> dict[str, Any]:
+        return {
+            "outcome": with_a if a == b else with_b,
+            "ratios": {"decode_tps": ratio, "prefill_tps": ratio},
+        }
+
+    monkeypatch.setattr(gate, "compare", compare)
+    monkeypatch.setattr(gate, "write_models", lambda folder: {"A": Path("a"), "B": Path("b")})
+    monkeypatch.setattr("sys.argv", ["gate.py", "--rounds", "2"])
+    with pytest.raises(SystemExit) as left:
+        gate.main()
+    assert left.value.code == code
