@@ -1,4 +1,4 @@
-"""Builds `edgekit-bench`, static, for the devices that it runs on; `make runner` runs this file, the harness imports it.
+"""Builds `edgekit-bench`, static, for the devices that it runs on: `make runner` runs this, a benchmark imports it.
 
     python devices/build_runner.py [--with zig|gcc] [aarch64|x86_64]
 

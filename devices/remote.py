@@ -21,7 +21,7 @@ from edgekit.devices.runner import runner_file
 from edgekit.devices.stored import MOST_BYTES
 from edgekit.devices.target import ABIS, Target
 from edgekit.devices.transports import LostLink, Ran, open_transport
-from edgekit.models.errors import InfrastructureError
+from edgekit.models.errors import InfrastructureError, InputError
 
 LEASE_S = 120  # the run ends by itself when the desk has not been heard of for so long
 REATTACH_S = 60.0  # within the lease
@@ -30,9 +30,8 @@ _STOP_S = 20.0
 _GRACE_S = 30.0  # after the deadline, for a runner that ends by itself
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 _SPELLINGS = {"arm64": "aarch64", "amd64": "x86_64"}
-_BUSY, _CANNOT_EXECUTE, _NOT_FOUND, _SIGILL, _SIGKILL = 75, 126, 127, 4, 9
+_USAGE, _BUSY, _CANNOT_EXECUTE, _NOT_FOUND, _SIGILL, _SIGKILL = 64, 75, 126, 127, 4, 9
 _EXITS = {
-    64: "does not know these options: it is of another version of edgekit",
     65: "cannot run this model",
     71: "was refused by the system",
     73: "could not write its result: free some space there, or choose another workdir",
@@ -205,7 +204,7 @@ class _Session:
                 time.sleep(wait_s)
         return self.store.transport.pull(path, limit_bytes, SHORT_S)
 
-    def _failure(self, state: RunState) -> InfrastructureError:
+    def _failure(self, state: RunState) -> InfrastructureError | InputError:
         if state.state == "gone" and self.start_lost is not None:
             return lost(self.target, self.start_lost)
         if state.state == "gone":
@@ -221,9 +220,11 @@ class _Session:
         if done.returncode != 0:
             raise self._runner_error(done.returncode, done.stderr)
 
-    def _runner_error(self, status: int, said: str) -> InfrastructureError:
+    def _runner_error(self, status: int, said: str) -> InfrastructureError | InputError:
         """One sentence for a status of the runner's, or of the shell's in its place."""
         name, why = self.target.name, last_line(said)
+        if status == _USAGE:  # such as a prompt that the model's context does not hold
+            return InputError(f"{name}: {why or 'the runner refuses its options'}: ask for something else")
         if status == 128 + _SIGILL:
             text = "the runner met an instruction that this processor lacks: build it for an older one"
         elif status == 128 + _SIGKILL:
