@@ -121,7 +121,7 @@ class SshServer:
         assert self.process is not None
         victims = [self.process.pid]
         for parent in victims:  # grows on the way
-            victims += [pid for pid, name in _children(parent) if name.startswith("sshd")]
+            victims += [pid for pid, name in children(parent) if name.startswith("sshd")]
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -132,7 +132,7 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/l
 needs_sshd = pytest.mark.skipif(not (SSHD and shutil.which("ssh")), reason="OpenSSH's sshd is not installed")
 
 
-def _children(parent: int) -> list[tuple[int, str]]:
+def children(parent: int) -> list[tuple[int, str]]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -40,9 +40,9 @@ def main(arguments):
         if (STATE / "full").exists():
             Path(rest[1]).write_bytes(Path(rest[0]).read_bytes()[:1000])
             print(
-                f"adb: error: failed to copy '{rest[0]}' to '{rest[1]}': remote No space left on device",
-                file=sys.stderr,
+                f"adb: error: failed to copy '{rest[0]}' to '{rest[1]}': remote write failed: No space left on device"
             )
+            print(f"{rest[0]}: 0 files pushed, 0 skipped. 173.0 MB/s (573416 bytes in 0.003s)")
             return 1
         shutil.copyfile(*rest)
         print("1 file pushed")

@@ -29,8 +29,8 @@ from edgekit.devices import deploy, remote
 pytestmark = needs_phone
 
 SHORT = ("--prompt-tokens", "8", "--gen-tokens", "8", "--reps", "2", "--threads", "1")
-SECONDS = ("--prompt-tokens", "8", "--gen-tokens", "400", "--reps", "20", "--threads", "1")
-MINUTES = ("--prompt-tokens", "8", "--gen-tokens", "400", "--reps", "600", "--threads", "1")
+SECONDS = ("--prompt-tokens", "8", "--gen-tokens", "400", "--reps", "60", "--threads", "1")
+MINUTES = ("--prompt-tokens", "8", "--gen-tokens", "900", "--reps", "300", "--threads", "1")
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def test_a_cable_pulled_and_plugged_in_again(
     other.join()
     assert code in (0, 3)
     found = result(capsys)
-    assert len(found["samples"]) == 20 and found["status"] in ("valid", "degraded")
+    assert len(found["samples"]) == 60 and found["status"] in ("valid", "degraded")
     assert left_behind(workdir) == []
 
 
@@ -345,7 +345,7 @@ def test_two_at_once(
         assert first.poll() is None
         out, err = first.communicate(timeout=60)
     assert first.returncode in (0, 3), err
-    assert len(json.loads(out)["samples"]) == 20
+    assert len(json.loads(out)["samples"]) == 60
     assert left_behind(workdir) == []
 
 

@@ -29,7 +29,9 @@ class Adb:
             raise InfrastructureError("adb is not installed, or not on the PATH: install it") from error
         if captured.returncode is None:
             return Ran(255, "", f"no answer within {timeout_s:g} s", lost=True)
-        return Ran(captured.returncode, "", captured.stderr.decode(errors="replace"))
+        # A push that fails says why on stdout, before the line with its speed.
+        said = (captured.stderr + captured.stdout).decode(errors="replace").splitlines()
+        return Ran(captured.returncode, "", "\n".join(line for line in said if line.startswith("adb: ")))
 
     def pull(self, remote: str, limit_bytes: int, timeout_s: float) -> bytes:
         return read_file((*self.client, "shell", "-T"), remote, limit_bytes, timeout_s)
