@@ -30,7 +30,7 @@ _STOP_S = 20.0
 _GRACE_S = 30.0  # after the deadline, for a runner that ends by itself
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 _SPELLINGS = {"arm64": "aarch64", "amd64": "x86_64"}
-_USAGE, _BUSY, _CANNOT_EXECUTE, _NOT_FOUND, _SIGILL, _SIGKILL = 64, 75, 126, 127, 4, 9
+_USAGE, _BUSY, _SIGILL, _SIGKILL = 64, 75, 4, 9
 _EXITS = {
     65: "cannot run this model",
     71: "was refused by the system",
@@ -231,10 +231,10 @@ class _Session:
             text = "the runner was killed, as happens when memory runs out: choose a smaller model or a shorter prompt"
         elif status > 128:
             text = f"the runner died of signal {status - 128}"
-        elif status in (_CANNOT_EXECUTE, _NOT_FOUND):
+        elif status not in _EXITS:  # a shell's, which may even take a program for another processor for a script
             text = f"the runner cannot be started{f' ({why})' if why else ''}: check abi, runner_prefix and workdir"
         else:
-            text = f"the runner {_EXITS.get(status, f'ended with {status}')}{f': {why}' if why else ''}"
+            text = f"the runner {_EXITS[status]}{f': {why}' if why else ''}"
         return InfrastructureError(f"{name}: {text}")
 
     def end(self) -> str | None:
