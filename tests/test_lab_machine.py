@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,13 @@ def profile(machine: Machine, tmp_path: Path, more: str = "") -> Path:
     return write_profile(tmp_path / "arm.toml", "ssh", Path(WORKDIR), more=machine.settings() + more)
 
 
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one that was said; there are no figures beside it."""
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.strip().splitlines()) == 1 and err.startswith("edgekit: error: ")
+    return err.strip()
+
+
 def test_what_it_says_of_itself(machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demand_runner("aarch64")
     assert main(["devices", "probe", str(profile(machine, tmp_path)), "--json"]) == 0
@@ -74,7 +82,7 @@ def test_its_key_is_checked(machine: Machine, model: Path, tmp_path: Path, capsy
     assert "Host key verification failed" in capsys.readouterr().err
 
 
-# --- what goes wrong on an old one ---
+# --- one with an old processor, and what goes wrong on it ---
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +110,6 @@ def runner_for_a_cortex_a76() -> Path:
     return build_runner.runner_path("aarch64", folder)
 
 
-def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one that was said; there are no figures beside it."""
-    out, err = capsys.readouterr()
-    assert out == "" and len(err.strip().splitlines()) == 1 and err.startswith("edgekit: error: ")
-    return err.strip()
-
-
 def test_the_runner_takes_the_kernels_that_the_processor_has(
     old_machine: Machine, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +117,19 @@ def test_the_runner_takes_the_kernels_that_the_processor_has(
     found = json.loads(capsys.readouterr().out)
     assert found["machine"]["isa"] == ["aarch64"]
     assert found["samples"][0]["output_sha256"] == measure(model, "native", 8, 4, 1).output_sha256
+
+
+def test_it_is_no_evidence(machine: Machine, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A gate refuses it before anything is measured; without one the comparison is marked."""
+    other, file = tmp_path / "other.gguf", profile(old_machine, tmp_path)
+    shutil.copy(model, other)
+    line = ["bench", str(model), "--vs", str(other), "--device", str(file), *LINE]
+    assert main([*line, "--gate", "5%"]) == 5
+    assert "is emulated" in sentence(capsys)
+    assert main([*line, "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "degraded" and found["a"]["emulated"] is True
+    assert old_machine.left_behind(WORKDIR) == []
 
 
 def test_an_instruction_that_the_processor_lacks(

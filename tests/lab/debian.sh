@@ -7,8 +7,9 @@ have() {
     echo "make lab: $1 is missing; it is built as root in Debian 12, or with these packages installed: ${*:2}" >&2
     exit 1
   fi
-  apt-get install -y -qq --no-install-recommends "${@:2}" >/dev/null || {
-    echo "make lab: apt-get install ${*:2} failed (run apt-get update, and see whether Debian's mirror is in reach)" >&2
+  local install=(apt-get install -y -qq --no-install-recommends "${@:2}")
+  "${install[@]}" >/dev/null 2>&1 || { apt-get update -qq && "${install[@]}" >/dev/null; } || {
+    echo "make lab: ${install[*]} failed: see whether Debian's mirror is in reach" >&2
     exit 1
   }
 }
