@@ -32,7 +32,7 @@ from edgekit.runtimes import CacheTypes
 from edgekit.runtimes.tokens import Tokens
 
 
-def bench_device(model: Path, target: Target, **options: Any) -> BenchResult:
+def bench_device(model: Path, target: Target | str, **options: Any) -> BenchResult:
     """`bench`, on another machine: the same workload and figures, by the static runner there.
 
     The options are `bench_models_on`'s.
@@ -42,7 +42,7 @@ def bench_device(model: Path, target: Target, **options: Any) -> BenchResult:
 
 def bench_models_on(
     models: Sequence[Path],
-    target: Target,
+    target: Target | str,
     *,
     prompt_tokens: int = 512,
     gen_tokens: int = 64,
@@ -55,11 +55,15 @@ def bench_models_on(
 ) -> list[BenchResult]:
     """One model or two, in turns in one run: A B B A. The results share the run's timeline.
 
+    `target` may be what `Target.parse` takes, such as "ssh:pi@192.168.1.20".
+
     `keep` leaves runner and models on the device for the next time. Raises InputError for files or options that cannot
     be used, InfrastructureError for all that goes wrong on the way to the device and there, InvalidResultError for an
     emulated device where the figures are to be evidence.
     """
     check_range(prompt_tokens, gen_tokens, reps)
+    if isinstance(target, str):
+        target = Target.parse(target)
     files = [model_file(model) for model in models]
     bos, end_tokens = _special_tokens(models)
     workload = Workload(

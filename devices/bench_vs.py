@@ -15,7 +15,7 @@ REPS = 21
 
 
 def bench_vs(
-    a: Path, b: Path, *, target: Target | None = None, gate: float | None = None, reps: int = REPS, **options: Any
+    a: Path, b: Path, *, target: Target | str | None = None, gate: float | None = None, reps: int = REPS, **options: Any
 ) -> Comparison:
     """How B stands to A; the other options are those of `bench_models`, or with a target `bench_models_on`."""
     if target is None:

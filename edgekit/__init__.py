@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgekit.artifact import Artifact
     from edgekit.devices.bench import bench
+    from edgekit.devices.bench_device import bench_device
+    from edgekit.devices.bench_vs import bench_vs
+    from edgekit.devices.comparison import Comparison, compare_stored
     from edgekit.devices.result import BenchResult
+    from edgekit.devices.stored import read_result
     from edgekit.evaluation import Evaluation, evaluate
     from edgekit.head_pruning import prune_heads
     from edgekit.inspection import Inspection, inspect
-    from edgekit.models.errors import InputError, MissingExtra, TargetError
+    from edgekit.models.errors import InfrastructureError, InputError, InvalidResultError, MissingExtra, TargetError
     from edgekit.pipeline import PlanResult, export, plan, quantize
     from edgekit.pruned_heads import HeadOptions, HeadsPruned
     from edgekit.pruning import Pruned, prune
@@ -25,11 +29,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Artifact": "artifact",
     "BenchResult": "devices.result",
+    "Comparison": "devices.comparison",
     "Evaluation": "evaluation",
     "HeadOptions": "pruned_heads",
     "HeadsPruned": "pruned_heads",
+    "InfrastructureError": "models.errors",
     "InputError": "models.errors",
     "Inspection": "inspection",
+    "InvalidResultError": "models.errors",
     "MissingExtra": "models.errors",
     "PlanResult": "pipeline",
     "Pruned": "pruning",
@@ -37,6 +44,9 @@ _HOMES = {
     "Target": "target",
     "TargetError": "models.errors",
     "bench": "devices.bench",
+    "bench_device": "devices.bench_device",
+    "bench_vs": "devices.bench_vs",
+    "compare_stored": "devices.comparison",
     "evaluate": "evaluation",
     "export": "pipeline",
     "inspect": "inspection",
@@ -45,16 +55,20 @@ _HOMES = {
     "prune": "pruning",
     "prune_heads": "head_pruning",
     "quantize": "pipeline",
+    "read_result": "devices.stored",
 }
 
 __all__ = [
     "Artifact",
     "BenchResult",
+    "Comparison",
     "Evaluation",
     "HeadOptions",
     "HeadsPruned",
+    "InfrastructureError",
     "InputError",
     "Inspection",
+    "InvalidResultError",
     "MissingExtra",
     "PlanResult",
     "Pruned",
@@ -62,6 +76,9 @@ __all__ = [
     "Target",
     "TargetError",
     "bench",
+    "bench_device",
+    "bench_vs",
+    "compare_stored",
     "evaluate",
     "export",
     "inspect",
@@ -70,6 +87,7 @@ __all__ = [
     "prune",
     "prune_heads",
     "quantize",
+    "read_result",
 ]
 
 
