@@ -350,7 +350,16 @@ def test_two_at_once(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 1)], ids=["TERM", "HUP", "INT"]
+    ("link", "number", "code"),
+    [
+        ("local", signal.SIGTERM, 143),
+        ("local", signal.SIGHUP, 129),
+        ("local", signal.SIGINT, 1),
+        pytest.param("ssh", signal.SIGTERM, 143, marks=needs_sshd),
+        ("adb", signal.SIGTERM, 143),
+    ],
+    indirect=["link"],
+    ids=["local-TERM", "local-HUP", "local-INT", "ssh-TERM", "adb-TERM"],
 )
 def test_a_desk_that_is_told_to_end(
     model: Path, link: Link, workdir: Path, tmp_path: Path, number: int, code: int

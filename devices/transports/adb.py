@@ -31,7 +31,8 @@ class Adb:
             return Ran(255, "", f"no answer within {timeout_s:g} s", lost=True)
         # A push that fails says why on stdout, before the line with its speed.
         said = (captured.stderr + captured.stdout).decode(errors="replace").splitlines()
-        return Ran(captured.returncode, "", "\n".join(line for line in said if line.startswith("adb: ")))
+        errors = [line for line in said if line.startswith(("adb: ", "error: "))]
+        return Ran(captured.returncode, "", "\n".join(errors))
 
     def pull(self, remote: str, limit_bytes: int, timeout_s: float) -> bytes:
         return read_file((*self.client, "shell", "-T"), remote, limit_bytes, timeout_s)
