@@ -10,7 +10,7 @@ from edgekit.devices.bench_device import bench_models_on
 from edgekit.devices.comparison import Comparison, compare_in_turns
 from edgekit.devices.target import Target
 
-# Pairs. On two cores, pairs vary by 5 % (idle) to 15 % (busy); of 21, the median is then known to 2.5 % or 8 %.
+# Pairs. On two cores, the interval of 21 goes 3 % to both sides where little else runs, and 8 % where others want both.
 REPS = 21
 
 

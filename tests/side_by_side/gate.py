@@ -3,7 +3,7 @@
 
     python tests/side_by_side/gate.py [--rounds 10] [--reps N] [--gate 5%] [--work DIR] [--json FILE]
 
-A is a random model, and B is A with one layer in ten more, which makes it about a tenth slower; how much slower, many
+A is a random model, and B has eleven layers to its ten, which makes it about a tenth slower; how much slower, many
 pairs tell first. Then A is compared with itself, in which any regression is a false alarm, and with B, which has to be
 one, so many times each and in turns. Each comparison is a run of the command in a process of its own, with the static
 runner (--device local). "inconclusive" is an honest answer on a machine that is too busy, and counts as neither right
@@ -32,7 +32,7 @@ from edgekit.cli.bench_output import EXIT_CODES, REGRESSION
 from edgekit.devices import host
 from edgekit.models.errors import InputError
 
-LAYERS = {"A": 9, "B": 10}
+LAYERS = {"A": 10, "B": 11}
 SIZES: dict[str, Any] = {"hidden": 1024, "ffn": 2816, "context": 1024, "tied": True, "dtype": "bfloat16"}
 WORKLOAD = ("--prompt-tokens", "512", "--gen-tokens", "96")  # a third to half a second for each repetition
 TRUE_PAIRS = 61
