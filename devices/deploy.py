@@ -50,6 +50,7 @@ class Store:
         self.transport, self.target, self.nonce, self.keep = transport, target, nonce, keep
         self._at(target.workdir)
         self._marked: list[str] = []
+        self._files: dict[str, Path] = {}  # by sha256
         self._there = False
 
     def _at(self, workdir: str) -> None:
@@ -77,6 +78,7 @@ class Store:
         self, files: Mapping[str, Path], *, free_bytes: int | None = None, executable: bool = False
     ) -> dict[str, str]:
         """`put` for several, by their sha256; all must have room before the first is pushed (None: not known)."""
+        self._files.update(files)
         missing = {sha256: path for sha256, path in files.items() if not self._claim(sha256)}
         self._check_room(list(missing.values()), free_bytes)
         for sha256, path in missing.items():
@@ -133,6 +135,12 @@ class Store:
         # A name with a backslash or line break has a \ before the hash.
         match = re.match(r"\\?([0-9a-f]{64})\b", done.stdout)
         return match[1] if match and done.returncode == 0 else None
+
+    def in_our_words(self, said: str) -> str:
+        """What the device said, with the files' own names."""
+        for sha256, path in self._files.items():
+            said = said.replace(f"{self.blobs}/{sha256}", path.name)
+        return said
 
     def close(self) -> None:
         """Remove what this run put there, and the folders if nothing else is in them.

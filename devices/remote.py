@@ -222,7 +222,7 @@ class _Session:
 
     def _runner_error(self, status: int, said: str) -> InfrastructureError | InputError:
         """One sentence for a status of the runner's, or of the shell's in its place."""
-        name, why = self.target.name, last_line(said)
+        name, why = self.target.name, last_line(self.store.in_our_words(said))
         if status == _USAGE:  # such as a prompt that the model's context does not hold
             return InputError(f"{name}: {why or 'the runner refuses its options'}: ask for something else")
         if status == 128 + _SIGILL:

@@ -159,7 +159,7 @@ def work(run, models, options):
             return 0
     for name, changes in {
         "die": {"exit": 71, "error": "no memory for a thread"},
-        "badmodel": {"exit": 65, "error": "MODEL ends within its last tensor"},
+        "badmodel": {"exit": 65, "error": f"{models[0]} ends within its last tensor"},
         "killed": {"signal": signal.SIGKILL, "exit": None},
         "illegal": {"signal": signal.SIGILL, "exit": None},
     }.items():

@@ -109,7 +109,7 @@ def test_a_figure_that_is_missing_is_invalid(model: Path, workdir: Path, capsys:
         ("illegal", "an instruction that this processor lacks"),
         ("killed", "memory runs out"),
         ("die", "refused by the system: no memory for a thread"),
-        ("badmodel", "cannot run this model: MODEL ends"),
+        ("badmodel", "cannot run this model: it's a $(model).gguf ends"),
         ("full", "could not write its result"),
         ("nospace", "MB free in"),
         ("garbage", "is not JSON"),
