@@ -212,7 +212,7 @@ def _doubts(a: BenchResult, b: BenchResult, gate: float | None) -> list[str]:
     """
     sides = []
     for result in (a, b):
-        noise = () if gate is None else noise_doubts(result.summary, result.machine)
+        noise = () if gate is None else noise_doubts(result.samples, result.summary, result.machine)
         sides.append([reason for reason in result.reasons if reason not in noise])
     ours, theirs = sides
     both = [f"A and B: {reason}" for reason in ours if reason in theirs]

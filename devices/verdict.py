@@ -48,9 +48,7 @@ def _doubtful(
     reasons = []
     if config.reps < FEW_REPS:
         reasons.append(f"only {config.reps} repetitions: {FEW_REPS} or more tell the spread")
-    reasons += noise_doubts(summary, machine)
-    if min(sum(sample.inter_token_s) for sample in samples) < SHORT_S:
-        reasons.append(f"decoding took less than {SHORT_S} s: generate more tokens")
+    reasons += noise_doubts(samples, summary, machine)
     if len({sample.output_sha256 for sample in samples}) > 1:
         reasons.append("the repetitions generated different tokens")
     if config.threads > machine.cores:
@@ -60,14 +58,16 @@ def _doubtful(
     return reasons
 
 
-def noise_doubts(summary: Summary, machine: Machine) -> list[str]:
-    """What says that other programs, or the device's own clock, moved the figures."""
+def noise_doubts(samples: Sequence[Sample], summary: Summary, machine: Machine) -> list[str]:
+    """What says that other programs, or the device's own clock, moved the figures, or could have."""
     reasons = []
     for name, quantiles in (("prefill", summary.prefill_tps), ("decode", summary.decode_tps)):
         if spread(quantiles) > SPREAD:
             reasons.append(f"{name} varies by {spread(quantiles):.0%} of its median between repetitions")
     if machine.load_average is not None and machine.load_average > BUSY * machine.cores:
         reasons.append(f"the machine was busy: a load of {machine.load_average:.1f} before the run")
+    if min(sum(sample.inter_token_s) for sample in samples) < SHORT_S:
+        reasons.append(f"decoding took less than {SHORT_S} s: generate more tokens")
     return reasons
 
 

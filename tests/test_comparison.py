@@ -22,7 +22,7 @@ from sample_gguf import write_sample_gguf
 from edgekit.cli import main
 from edgekit.devices import bench as bench_module
 from edgekit.devices import interval
-from edgekit.devices.bench_vs import REPS, bench_vs
+from edgekit.devices.bench_vs import FEWEST_PAIRS, MOST_PAIRS, bench_vs, pairs_for
 from edgekit.devices.comparison import (
     Comparison,
     Ratio,
@@ -142,7 +142,7 @@ def in_turns(noise: Noise, trials: int, n: int, b: float = 1.0, drift: float = 0
 
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 @pytest.mark.parametrize("drift", [0.0, 0.7])
-@pytest.mark.parametrize("n", [7, REPS])
+@pytest.mark.parametrize("n", [7, FEWEST_PAIRS])
 def test_an_interval_covers_the_truth(noise: Noise, drift: float, n: int, quick: None) -> None:
     found = in_turns(noise, 300, n, b=0.8, drift=drift)
     assert 0.92 <= np.mean([ratio.low <= 0.8 <= ratio.high for ratio in found]) <= 1
@@ -156,14 +156,14 @@ def test_unpaired_intervals_cover_the_truth(quick: None) -> None:
 
 def test_pairs_do_not_see_a_drift_that_stored_results_would(quick: None) -> None:
     """A machine that gets slower by half: the pairs' interval stays narrow."""
-    (paired,) = in_turns(NOISES["normal"], 1, REPS, drift=0.7)
+    (paired,) = in_turns(NOISES["normal"], 1, FEWEST_PAIRS, drift=0.7)
     assert paired.high - paired.low < 0.15 and paired.low < 1 < paired.high
 
 
 @pytest.mark.parametrize("scale", [0.5, 1, 4])
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 def test_false_alarms_are_rare_however_noisy(noise: Noise, scale: float, quick: None) -> None:
-    found = in_turns(lambda rng, n: scale * noise(rng, n), 300, REPS)
+    found = in_turns(lambda rng, n: scale * noise(rng, n), 300, FEWEST_PAIRS)
     assert np.mean([gate_outcome(ratio, 0.05) == "regression" for ratio in found]) <= 0.015
 
 
@@ -171,8 +171,8 @@ def test_on_a_machine_that_is_quiet_enough_the_gate_is_right(quick: None) -> Non
     """Repetitions that vary by 2 %: no doubt about equal models, and every tenth slower one is found."""
     noises: list[Noise] = [lambda rng, n: rng.normal(0, 0.02, n), lambda rng, n: 0.01 * rng.standard_t(2, n)]
     for noise in noises:
-        same = [gate_outcome(ratio, 0.05) for ratio in in_turns(noise, 200, REPS)]
-        slower = [gate_outcome(ratio, 0.05) for ratio in in_turns(noise, 200, REPS, b=0.9)]
+        same = [gate_outcome(ratio, 0.05) for ratio in in_turns(noise, 200, FEWEST_PAIRS)]
+        slower = [gate_outcome(ratio, 0.05) for ratio in in_turns(noise, 200, FEWEST_PAIRS, b=0.9)]
         assert same.count("no regression") >= 190 and same.count("regression") == 0
         assert slower.count("regression") >= 195 and slower.count("no regression") == 0
 
@@ -472,7 +472,7 @@ def test_exit_codes_on_a_device(
     assert found["outcome"] == outcome and found["paired"] and found["differs"] == ["model"]
     assert found["a"]["model"]["path"] == str(model) and found["b"]["model"]["bytes"] == other.stat().st_size
     assert found["a"]["timeline"] == found["b"]["timeline"] != []
-    reps = int(more[-1]) if "--reps" in more else REPS
+    reps = int(more[-1]) if "--reps" in more else MOST_PAIRS  # as the model is small
     assert len(found["a"]["samples"]) == len(found["b"]["samples"]) == reps
     starts = sorted(
         [(one["at_s"], "a") for one in found["a"]["samples"]] + [(one["at_s"], "b") for one in found["b"]["samples"]]
@@ -481,15 +481,22 @@ def test_exit_codes_on_a_device(
     assert left_behind(workdir) == []
 
 
+def test_small_files_get_more_pairs() -> None:
+    assert pairs_for(250_000_000, 64) == pairs_for(62_000_000, 96) == FEWEST_PAIRS
+    assert FEWEST_PAIRS < pairs_for(30_000_000, 64) < MOST_PAIRS == pairs_for(5_000_000, 64)
+    assert pairs_for(5_000_000, 2000) == FEWEST_PAIRS  # long ones tell as much
+    assert pairs_for(0, 2) == MOST_PAIRS
+
+
 def test_help_tells_the_repetitions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--help"]) == 0
-    assert f"with --vs: {REPS} of each" in capsys.readouterr().out
+    assert f"with --vs: {FEWEST_PAIRS} of each, of small files up to {MOST_PAIRS}" in capsys.readouterr().out
 
 
 def test_a_table_for_two(model: Path, other: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert vs(model, other, workdir, "slower=1.25", "--gate", "5%") == 4
     out = capsys.readouterr().out
-    assert f"of {REPS} pairs" in out and "regression, at 5% slower" in out and "20.0" in out and "16.0" in out
+    assert f"of {MOST_PAIRS} pairs" in out and "regression, at 5% slower" in out and "20.0" in out and "16.0" in out
     assert "0.800" in out and "0.800 to 0.800" in out
 
 

@@ -51,7 +51,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="Repetitions, after one run to warm up.  [default: 5; with --vs: 21 of each]",
+            help="Repetitions, after one run to warm up.  "
+            "[default: 5; with --vs: 21 of each, of small files up to 101]",
             show_default=False,
         ),
     ] = None,
