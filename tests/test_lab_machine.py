@@ -119,7 +119,9 @@ def test_the_runner_takes_the_kernels_that_the_processor_has(
     assert found["samples"][0]["output_sha256"] == measure(model, "native", 8, 4, 1).output_sha256
 
 
-def test_it_is_no_evidence(machine: Machine, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_no_evidence(
+    old_machine: Machine, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A gate refuses it before anything is measured; without one the comparison is marked."""
     other, file = tmp_path / "other.gguf", profile(old_machine, tmp_path)
     shutil.copy(model, other)
