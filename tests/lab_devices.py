@@ -78,6 +78,8 @@ class Phone:
         with (folder / "server.log").open("ab") as log:
             command = [str(self.bin / "adb"), "nodaemon", "server"]
             self.server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        listens = Path(f"/proc/{self.holder.pid}/net/tcp")
+        wait_for(lambda: ":13AD " in listens.read_text())  # port 5037; else a client starts a server of its own
         self.daemon: subprocess.Popen[bytes] | None = None
 
     def adb(self, *words: str) -> str:
