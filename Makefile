@@ -93,7 +93,7 @@ $(LAB)/machine/16k/kernel: tests/lab/machine.sh tests/lab/debian.sh tests/lab/in
 
 # The harness on those devices and over OpenSSH: every fault, and three minutes of benchmarks one after another.
 test-lab: lab runner $(VENV)/.test
-	$(BIN)/python -m pytest tests/test_lab_*.py
+	EDGEKIT_LAB=whole $(BIN)/python -m pytest tests/test_lab_*.py
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -16,6 +16,8 @@ from device_lab import free_port
 
 LAB = Path(__file__).parents[1] / "build" / "lab"
 ADBD, MACHINE = LAB / "adbd" / "adbd", LAB / "machine"
+WHOLE = os.environ.get("EDGEKIT_LAB") == "whole"  # as make test-lab has it; else what fits into ten minutes
+takes_long = pytest.mark.skipif(not WHOLE, reason="it takes long, and make test-lab runs it")
 PROGRAMS = ("adb", "unshare", "nsenter", "ip")
 
 needs_phone = pytest.mark.skipif(

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from device_lab import SshServer, demand_runner, left_behind, needs_sshd, write_profile
-from lab_devices import Phone, needs_phone, once, wait_for
+from lab_devices import Phone, needs_phone, once, takes_long, wait_for
 from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
@@ -80,7 +80,7 @@ def link_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return Link("adb", phone.settings, phone.cut, phone.start)
 
 
-@pytest.fixture(params=["local", pytest.param("ssh", marks=needs_sshd), "adb"])
+@pytest.fixture(params=[pytest.param("local", marks=takes_long), pytest.param("ssh", marks=needs_sshd), "adb"])
 def link(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Link:
     return link_of(request, monkeypatch)
 

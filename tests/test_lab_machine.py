@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from device_lab import demand_runner, write_profile
-from lab_devices import MACHINE, Machine, needs_machine, once
+from lab_devices import MACHINE, Machine, needs_machine, once, takes_long
 from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sample_gguf(tmp_path_factory.mktemp("model") / "sample.gguf")
 
 
-@pytest.fixture(scope="module", params=["4k", "16k"])
+@pytest.fixture(scope="module", params=[pytest.param("4k", marks=takes_long), "16k"])
 def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     machine = Machine(tmp_path_factory.mktemp("machine") / request.param, request.param)
     try:
@@ -184,6 +184,7 @@ def test_memory_that_runs_out(
     assert old_machine.left_behind(WORKDIR) == []
 
 
+@takes_long
 def test_a_network_that_is_gone_for_a_while(
     old_machine: Machine, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

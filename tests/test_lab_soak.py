@@ -1,4 +1,4 @@
-"""Benchmarks one after another, over each transport in turn: nothing grows. EDGEKIT_SOAK_S says for how long, 180 s."""
+"""Benchmarks one after another, over each transport in turn, for three minutes in make test-lab: nothing grows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 from device_lab import SshServer, children, demand_runner, left_behind, needs_sshd, write_profile
-from lab_devices import Phone, needs_phone, wait_for
+from lab_devices import WHOLE, Phone, needs_phone, wait_for
 from sample_gguf import write_sample_gguf
 
 from edgekit.cli import main
 
 pytestmark = [needs_phone, needs_sshd]
 
-SECONDS = float(os.environ.get("EDGEKIT_SOAK_S", "180"))
+SECONDS = 180.0 if WHOLE else 30.0
 
 
 def descriptors(pid: int) -> int:
