@@ -15,6 +15,7 @@ from edgekit.devices.stored import (
     MOST_TOKENS,
     names,
     read_core,
+    read_cpus,
     read_memory,
     read_moment,
     read_sample,
@@ -196,7 +197,7 @@ def _config(answer: Found) -> RunConfig:
         reps=answer["reps"].whole(1, MOST_REPS),
         threads=answer["threads"].whole(1, MOST_CORES),
         cache=answer.maybe("cache", Found.text),
-        affinity=answer.maybe("affinity", lambda found: tuple(cpu.whole(0, 4095) for cpu in found.items(MOST_CORES))),
+        affinity=answer.maybe("affinity", read_cpus),
     )
 
 

@@ -29,6 +29,7 @@ from edgekit.models.errors import InputError
 MOST_BYTES = 8 << 20
 MOST_CORES = 1024
 MOST_REPS = 10_000
+_MOST_CPU = 4095  # the highest number of a core
 MOST_TOKENS = 1 << 20
 MOST_MOMENTS = 200_000
 _MOST_ZONES = 256
@@ -149,7 +150,7 @@ def _config(found: Found) -> Config:
         reps=found["reps"].whole(1, MOST_REPS),
         threads=found["threads"].whole(1, MOST_CORES),
         cache_type=found.maybe("cache_type", Found.text),
-        affinity=found.maybe("affinity", lambda each: tuple(cpu.whole(0, 4095) for cpu in each.items(MOST_CORES))),
+        affinity=found.maybe("affinity", read_cpus),
     )
 
 
@@ -211,11 +212,15 @@ def _predicted(found: Found) -> Predicted:
 
 def read_core(found: Found) -> Core:
     return Core(
-        cpu=found["cpu"].whole(0, 4095),
+        cpu=found["cpu"].whole(0, _MOST_CPU),
         max_hz=found.maybe("max_hz", lambda each: each.number(1e3, 1e12)),
         capacity=found.maybe("capacity", lambda each: each.number(0, 1e9)),
         big=found["big"].flag(),
     )
+
+
+def read_cpus(found: Found) -> tuple[int, ...]:
+    return tuple(cpu.whole(0, _MOST_CPU) for cpu in found.items(MOST_CORES))
 
 
 def read_sample(found: Found) -> Sample:

@@ -56,13 +56,10 @@ def read_gate(value: str | None) -> float | None:
 
 def check_outputs(outputs: list[Path] | None, inputs: Sequence[Path]) -> list[Path]:
     """Refuse, before anything is measured, files that could not be written."""
-    from edgekit.report.bench import KINDS
+    from edgekit.report.bench import kind_of
 
     for path in outputs or []:
-        kind = path.suffix.lower()
-        if kind not in KINDS:
-            raise InputError(f"-o {path} does not end in {', '.join(KINDS)}: its ending says what is written")
-        options.check_output(path, kind)
+        options.check_output(path, kind_of(path))
         for given in inputs:
             if path.exists() and given.exists() and path.samefile(given):
                 raise InputError(f"-o {path} is an input: name another file")

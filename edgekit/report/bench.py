@@ -15,14 +15,20 @@ from edgekit.report.comparison_page import comparison_page
 KINDS = (".json", ".html", ".csv")
 
 
+def kind_of(path: Path) -> str:
+    """Which of KINDS the path's ending is; InputError for another."""
+    kind = path.suffix.lower()
+    if kind not in KINDS:
+        raise InputError(f"-o {path} does not end in {', '.join(KINDS)}: its ending says what is written")
+    return kind
+
+
 def write(result: BenchResult | Comparison, path: Path) -> Path:
     """Write it, whole or not at all, as the path's ending says, and return the path.
 
     Raises InputError for another ending or a folder that cannot be written to, TargetError where the disk is full.
     """
-    kind = path.suffix.lower()
-    if kind not in KINDS:
-        raise InputError(f"-o {path} does not end in {', '.join(KINDS)}: its ending says what is written")
+    kind = kind_of(path)
     if kind == ".html":
         text = comparison_page(result) if isinstance(result, Comparison) else bench_page(result)
     else:
