@@ -25,6 +25,8 @@ from edgekit.models.errors import InputError, InvalidResultError
 
 SCHEMA_VERSION = 1
 
+GATED = ("prefill_tps", "decode_tps")  # the figures that a gate looks at
+
 Outcome = Literal["regression", "no regression", "inconclusive"]
 
 
@@ -173,7 +175,7 @@ def gate_outcome(ratio: Ratio, gate: float) -> Outcome:
 
 
 def _outcome(ratios: Ratios, gate: float) -> Outcome:
-    found = [gate_outcome(ratio, gate) for ratio in (ratios.prefill_tps, ratios.decode_tps)]
+    found = [gate_outcome(getattr(ratios, name), gate) for name in GATED]
     ranked: tuple[Outcome, ...] = ("regression", "inconclusive", "no regression")
     return next(outcome for outcome in ranked if outcome in found)
 
@@ -182,7 +184,7 @@ def _comparison(
     a: BenchResult, b: BenchResult, gate: float | None, ratios: Ratios, doubts: list[str], *, paired: bool
 ) -> Comparison:
     outcome = None if gate is None else _outcome(ratios, gate)
-    few = min(ratio.n for ratio in (ratios.prefill_tps, ratios.decode_tps))
+    few = min(getattr(ratios, name).n for name in GATED)
     if few < FEWEST:
         doubts = [*doubts, f"{few} repetitions are too few for an interval: raise --reps to {FEWEST} or more"]
     elif gate is not None and outcome == "inconclusive":

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
-from edgekit.devices.comparison import Comparison, Ratio
+from edgekit.devices.comparison import GATED, Comparison, Ratio
 from edgekit.devices.result import BenchResult, Quantiles
 from edgekit.figures import bytes_text
 from edgekit.report import bench_charts as charts
@@ -24,8 +24,6 @@ from edgekit.report.bench_page import (
     where,
 )
 from edgekit.report.markup import Child, document, fact, node, section, table
-
-_GATED = ("prefill_tps", "decode_tps")
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -81,7 +79,7 @@ def _ratios(comparison: Comparison) -> Element:
         ratio: Ratio = getattr(comparison.ratios, field)
         rows.append((f"{name}, {unit}", *map(_three, (ratio.median, ratio.low, ratio.high)), str(ratio.n)))
         rate = unit == "tokens/s"
-        speeds.append((name, ratio if rate else _inverse(ratio), field in _GATED))
+        speeds.append((name, ratio if rate else _inverse(ratio), field in GATED))
     gate = "" if comparison.gate is None else f" The dashed line is the gate: {comparison.gate:.1%} slower."
     meaning = "Right of 1, B is the faster one; of times the inverse is drawn."
     why = f"The median and its 95 % bootstrap interval. {meaning}{gate}"
